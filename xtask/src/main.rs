@@ -1,1 +1,122 @@
-fn main() {}
+//! `cargo x`: the one front door for everything done to this repository.
+//!
+//! Each command is what CI runs, so that a developer and CI cannot disagree. Groups that need foreign software or root live
+//! in `e2e` and are only started from here; they fail, naming what is missing, and never skip.
+
+#![allow(clippy::print_stderr, reason = "a command-line tool talks to its user on stderr")]
+
+mod tidy;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo x", about = "Checks and test groups of this repository", after_help = EXAMPLES)]
+struct Args {
+    #[command(subcommand)]
+    command: Task,
+}
+
+const EXAMPLES: &str = "Examples:\n  cargo x ci                 what a landing must pass, without the foreign clients\n  \
+                        cargo x clients            kcat, librdkafka, Kafka's own tools against the broker\n  \
+                        cargo x clients kcat       only the checks whose name contains `kcat`";
+
+#[derive(Subcommand)]
+enum Task {
+    /// Format, lints, tidy and `cargo test --workspace`: read-only, what CI runs first.
+    Ci,
+    /// House rules that rustfmt and clippy do not know: purity, headers, file length, ASCII.
+    Tidy,
+    /// Foreign clients against real processes (needs kcat, python3, java, mvn).
+    Clients(Filter),
+    /// Checks that need root or ptrace: failing syscalls, an unprivileged user.
+    E2eRoot(Filter),
+    /// Mutated frames at a live broker's socket.
+    Hostile {
+        /// How many frames to send.
+        #[arg(long, default_value_t = 1_000_000)]
+        frames: u64,
+        /// Seed of the mutations; printed, so that a failure can be replayed.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Idle RSS and time to ready of each daemon, as a table.
+    Footprint,
+}
+
+#[derive(clap::Args)]
+struct Filter {
+    /// Run only the checks whose name contains one of these words.
+    words: Vec<String>,
+}
+
+fn main() -> Result<()> {
+    let root = workspace_root();
+    match Args::parse().command {
+        Task::Ci => ci(&root),
+        Task::Tidy => tidy(&root),
+        Task::Clients(filter) => e2e(&root, "clients", filter.words),
+        Task::E2eRoot(filter) => e2e(&root, "root", filter.words),
+        Task::Hostile { frames, seed } => e2e(
+            &root,
+            "hostile",
+            vec!["--frames".into(), frames.to_string(), "--seed".into(), seed.to_string()],
+        ),
+        Task::Footprint => e2e(&root, "footprint", Vec::new()),
+    }
+}
+
+fn workspace_root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().unwrap_or(manifest).to_path_buf()
+}
+
+fn ci(root: &Path) -> Result<()> {
+    run(cargo(root).args(["fmt", "--all", "--check"]))?;
+    run(cargo(root).args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))?;
+    tidy(root)?;
+    run(cargo(root).args(["test", "--workspace", "--locked"]))
+}
+
+fn tidy(root: &Path) -> Result<()> {
+    let complaints = tidy::check(root)?;
+    for complaint in &complaints {
+        eprintln!("{complaint}");
+    }
+    if !complaints.is_empty() {
+        bail!("tidy: {} complaint(s)", complaints.len());
+    }
+    Ok(())
+}
+
+fn e2e(root: &Path, group: &str, rest: Vec<String>) -> Result<()> {
+    run(cargo(root)
+        .args(["run", "--quiet", "--release", "--locked", "-p", "tailway-e2e", "--", group])
+        .args(rest))
+}
+
+fn cargo(root: &Path) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root);
+    command
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    eprintln!("$ {command:?}");
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
