@@ -1,0 +1,1 @@
+//! What the coordinator says and what this broker does about it.

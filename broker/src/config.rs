@@ -1,0 +1,1 @@
+//! The broker's configuration: what was typed and what it means.

@@ -1,0 +1,1 @@
+//! One partition's leader: high watermark, acks.

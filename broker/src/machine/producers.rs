@@ -1,0 +1,1 @@
+//! The idempotence window of one partition.
