@@ -1,1 +1,5 @@
 //! The partition log: Kafka's on-disk format.
+
+mod config;
+
+pub use config::LogConfig;
