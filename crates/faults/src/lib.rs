@@ -1,1 +1,34 @@
-//! Placeholder.
+//! Named points at which a test build can be made to fail or to crash.
+//!
+//! `check("storage.sync_data")?` stands where something real may go wrong. Without the feature `faults` it is an empty
+//! inline function. With it, points are armed by `TAILWAY_FAULTS`, read once, or by `arm` in a test:
+//! `TAILWAY_FAULTS=storage.sync_data:3:error` fails the third hit and every one after it ("error" is EIO, "full" is
+//! ENOSPC), `storage.rename:1:abort` ends the process there, as a crash would. Several are separated by commas.
+//! Invariant: a name that is not in `POINTS` is refused when armed, so that a renamed point cannot pass unnoticed.
+
+/// Every point there is.
+pub const POINTS: &[&str] = &[
+    "storage.open",
+    "storage.write",
+    "storage.set_len",
+    "storage.sync_data",
+    "storage.rename",
+    "storage.sync_dir",
+];
+
+#[cfg(feature = "faults")]
+mod armed;
+#[cfg(feature = "faults")]
+pub use armed::{Teeth, arm, check, disarm_all};
+
+/// Passes, at no cost.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[allow(
+    clippy::inline_always,
+    clippy::unnecessary_wraps,
+    reason = "it must vanish without the feature"
+)]
+pub fn check(_point: &'static str) -> std::io::Result<()> {
+    Ok(())
+}

@@ -1,1 +1,32 @@
-//! Placeholder.
+//! The one door to the disk.
+//!
+//! Everything durable in Tailway (partition log, Raft log, the agent's journal) goes through `Disk` and `DiskFile`, so
+//! that one simulated disk (`MemDisk`, `FaultyDisk`) can cut the power under all of it, and through `Journal` and
+//! `atomic_replace`, so that recovery is written once.
+//!
+//! Invariants:
+//! - All calls block: call them from a thread that may block, never from a tokio worker.
+//! - A new file, a rename or a removal is durable only after `sync_dir` of its directory.
+//! - After a failed write, length change or sync nothing is retried: see `Fence`.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+mod disk;
+mod error;
+mod faulty;
+mod fence;
+mod fs;
+mod journal;
+mod lock;
+mod mem;
+mod replace;
+mod seed;
+
+pub use disk::{DirEntry, Disk, DiskFile, OpenMode};
+pub use error::StorageError;
+pub use faulty::{FaultyDisk, Operation};
+pub use fence::{Fence, FencedFile};
+pub use fs::FsDisk;
+pub use journal::{Journal, JournalEntry, JournalFormat, Opened, Recovery, SyncTicket, Synced};
+pub use lock::DirLock;
+pub use mem::MemDisk;
+pub use replace::atomic_replace;

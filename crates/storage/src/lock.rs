@@ -1,0 +1,68 @@
+//! One process per data directory.
+//!
+//! The lock is flock(2) on `.lock` in the directory: it goes with the process however it dies, and the file left behind
+//! means nothing. The pid inside is only there to name the holder.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::StorageError;
+
+/// Held as long as this value lives.
+#[derive(Debug)]
+pub struct DirLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl DirLock {
+    /// Locks `dir` (which must exist) or says who holds it.
+    pub fn acquire(dir: &Path) -> Result<DirLock, StorageError> {
+        let path = dir.join(".lock");
+        let failed = |operation| {
+            let path = path.clone();
+            move |error| StorageError::io(operation, &path, error)
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(StorageError::Locked {
+                    path: dir.to_path_buf(),
+                    holder: holder_of(&mut file),
+                });
+            }
+            Err(TryLockError::Error(error)) => return Err(failed("lock")(error)),
+        }
+        file.set_len(0).map_err(failed("write"))?;
+        file.seek(SeekFrom::Start(0)).map_err(failed("write"))?;
+        writeln!(file, "{}", std::process::id()).map_err(failed("write"))?;
+        Ok(DirLock { path, _file: file })
+    }
+
+    /// The lock file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The process named in a lock file that somebody holds.
+fn holder_of(file: &mut File) -> String {
+    let mut text = String::new();
+    let read = file.take(32).read_to_string(&mut text);
+    match (read, text.trim().parse::<u32>()) {
+        (Ok(_), Ok(pid)) if pid == std::process::id() => format!("this process (pid {pid})"),
+        (Ok(_), Ok(pid)) => format!("pid {pid}"),
+        // The holder has the lock but has not written its pid yet.
+        _ => "another process that is just starting".to_owned(),
+    }
+}
