@@ -11,7 +11,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// Microseconds since the process started. Never goes back; means nothing outside the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Mono(pub u64);
 
 impl Mono {
@@ -59,7 +61,9 @@ impl fmt::Display for Mono {
 }
 
 /// Milliseconds since 1970-01-01T00:00:00Z, as Kafka's timestamps count them. May jump either way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct WallMs(pub i64);
 
 impl fmt::Display for WallMs {
