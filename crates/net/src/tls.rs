@@ -1,0 +1,246 @@
+//! TLS configurations from PEM files.
+//!
+//! The provider (aws-lc-rs) is named explicitly, so that linking a second one can never change or
+//! break ours. Every error names the file and what is wrong with it. There is no way to switch
+//! off the check of a server's certificate or name; [`ClientTlsFiles::server_name`] only says
+//! which name to expect. A private key that others may read is a warning in the log.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::{Error as PemError, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+
+use crate::address::HostPort;
+
+/// What a listener asks of its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientAuth {
+    /// Certificates are not asked for.
+    None,
+    /// A certificate is verified if presented.
+    Optional,
+    /// No certificate, no connection.
+    Required,
+}
+
+/// Where a listener's TLS material lies.
+#[derive(Debug, Clone)]
+pub struct ServerTlsFiles {
+    /// The certificate chain, leaf first.
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    /// CAs whose client certificates are accepted; needed unless `client_auth` is `None`.
+    pub client_ca: Option<PathBuf>,
+    pub client_auth: ClientAuth,
+}
+
+/// Where a client's TLS material lies.
+#[derive(Debug, Clone)]
+pub struct ClientTlsFiles {
+    /// CAs whose server certificates are accepted.
+    pub ca: PathBuf,
+    /// Our own certificate and key, both or none.
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    /// The name the server's certificate must have; by default the host that is dialed.
+    pub server_name: Option<String>,
+}
+
+/// A listener's TLS, ready for use. Cheap to clone.
+#[derive(Clone)]
+pub struct ServerTls {
+    pub(crate) config: Arc<ServerConfig>,
+    client_auth: ClientAuth,
+}
+
+/// A client's TLS, ready for use. Cheap to clone.
+#[derive(Clone)]
+pub struct ClientTls {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) files: Arc<ClientTlsFiles>,
+    server_name: Option<ServerName<'static>>,
+}
+
+/// Why TLS material cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("cannot read {what} {}: {cause}", path.display())]
+    Read { what: &'static str, path: PathBuf, cause: std::io::Error },
+    #[error("{what} {} is no PEM: {cause}", path.display())]
+    Pem { what: &'static str, path: PathBuf, cause: PemError },
+    #[error("{} has no {what} in it (no `-----BEGIN {marker}-----` section)", path.display())]
+    Empty { what: &'static str, marker: &'static str, path: PathBuf },
+    #[error("the CA {} cannot be used: {cause}", path.display())]
+    Ca { path: PathBuf, cause: String },
+    #[error("the certificate {} and the key {} do not go together: {cause}", cert.display(), key.display())]
+    KeyPair { cert: PathBuf, key: PathBuf, cause: String },
+    #[error("a client certificate needs both tls.cert and tls.key; {missing} is missing")]
+    Half { missing: &'static str },
+    #[error("client certificates are asked for, but no CA is named to check them with")]
+    NoClientCa,
+    #[error("`{name}` is no server name")]
+    ServerName { name: String },
+    #[error("TLS cannot be set up: {0}")]
+    Setup(rustls::Error),
+}
+
+impl ServerTls {
+    pub fn load(files: &ServerTlsFiles) -> Result<Self, TlsError> {
+        let chain = read_certificates("certificate", &files.cert)?;
+        let key = read_key(&files.key)?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?;
+        let builder = match files.client_auth {
+            ClientAuth::None => builder.with_no_client_auth(),
+            asked => {
+                let path = files.client_ca.as_ref().ok_or(TlsError::NoClientCa)?;
+                let roots = Arc::new(read_roots(path)?);
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+                let verifier = match asked {
+                    ClientAuth::Optional => verifier.allow_unauthenticated(),
+                    ClientAuth::None | ClientAuth::Required => verifier,
+                };
+                let verifier = verifier.build().map_err(|cause| TlsError::Ca {
+                    path: path.clone(),
+                    cause: cause.to_string(),
+                })?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        let config = builder
+            .with_single_cert(chain, key)
+            .map_err(|cause| key_pair(&files.cert, &files.key, &cause))?;
+        Ok(Self { config: Arc::new(config), client_auth: files.client_auth })
+    }
+
+    pub fn client_auth(&self) -> ClientAuth {
+        self.client_auth
+    }
+}
+
+impl ClientTls {
+    pub fn load(files: &ClientTlsFiles) -> Result<Self, TlsError> {
+        let roots = Arc::new(read_roots(&files.ca)?);
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+            .build()
+            .map_err(|cause| TlsError::Ca { path: files.ca.clone(), cause: cause.to_string() })?;
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?
+            .with_webpki_verifier(verifier);
+        let config = match (&files.cert, &files.key) {
+            (None, None) => builder.with_no_client_auth(),
+            (Some(_), None) => return Err(TlsError::Half { missing: "tls.key" }),
+            (None, Some(_)) => return Err(TlsError::Half { missing: "tls.cert" }),
+            (Some(cert), Some(key)) => builder
+                .with_client_auth_cert(read_certificates("certificate", cert)?, read_key(key)?)
+                .map_err(|cause| key_pair(cert, key, &cause))?,
+        };
+        let server_name = match &files.server_name {
+            Some(name) => Some(parse_name(name)?),
+            None => None,
+        };
+        Ok(Self { config: Arc::new(config), files: Arc::new(files.clone()), server_name })
+    }
+
+    /// The name that the certificate of the server at `address` must carry.
+    pub(crate) fn expected_name(
+        &self,
+        address: &HostPort,
+    ) -> Result<ServerName<'static>, TlsError> {
+        self.server_name.clone().map_or_else(|| parse_name(&address.host), Ok)
+    }
+
+    /// Whether a client certificate is configured.
+    pub fn has_certificate(&self) -> bool {
+        self.files.cert.is_some()
+    }
+}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerTls").field("client_auth", &self.client_auth).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientTls").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(aws_lc_rs::default_provider())
+}
+
+fn parse_name(name: &str) -> Result<ServerName<'static>, TlsError> {
+    ServerName::try_from(name.to_owned())
+        .map_err(|_| TlsError::ServerName { name: name.to_owned() })
+}
+
+fn key_pair(cert: &Path, key: &Path, cause: &rustls::Error) -> TlsError {
+    TlsError::KeyPair { cert: cert.into(), key: key.into(), cause: cause.to_string() }
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates("CA", path)? {
+        roots
+            .add(certificate)
+            .map_err(|cause| TlsError::Ca { path: path.into(), cause: cause.to_string() })?;
+    }
+    Ok(roots)
+}
+
+fn read_certificates(
+    what: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(what, path)?;
+    let certificates = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|cause| TlsError::Pem { what, path: path.into(), cause })?;
+    if certificates.is_empty() {
+        return Err(TlsError::Empty {
+            what: "certificate",
+            marker: "CERTIFICATE",
+            path: path.into(),
+        });
+    }
+    Ok(certificates)
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let pem = read("key", path)?;
+    warn_if_others_may_read(path);
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|cause| match cause {
+        PemError::NoItemsFound => {
+            TlsError::Empty { what: "private key", marker: "PRIVATE KEY", path: path.into() }
+        }
+        cause => TlsError::Pem { what: "key", path: path.into(), cause },
+    })
+}
+
+fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|cause| TlsError::Read { what, path: path.into(), cause })
+}
+
+fn warn_if_others_may_read(path: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let Ok(meta) = std::fs::metadata(path) else { return };
+    let mode = meta.permissions().mode() & 0o777;
+    if mode & 0o007 != 0 {
+        tracing::warn!(
+            path = %path.display(),
+            mode = format!("{mode:04o}"),
+            "this private key may be read by every user of the host: chmod 0640 or 0600"
+        );
+    }
+}
