@@ -4,6 +4,7 @@
 //! `kcat`, `kafka` and `python` are the foreign witnesses. Tests in `tests/` need none of those and run in `cargo test`; the
 //! named groups in `main.rs` need them and fail, naming the package, where one is missing.
 
+pub mod checks;
 pub mod deployment;
 pub mod group;
 pub mod kafka;

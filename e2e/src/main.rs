@@ -1,5 +1,42 @@
 //! The named groups of checks that need foreign software or root; `cargo x` starts them.
 
-#![allow(clippy::print_stdout, reason = "prints the verdicts")]
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use tailway_e2e::checks::{self, failing_disk, footprint, hostile};
+use tailway_e2e::group;
 
-fn main() {}
+#[derive(Parser)]
+#[command(about = "Checks with foreign software; start them by `cargo x`")]
+struct Args {
+    #[command(subcommand)]
+    group: Group,
+}
+
+#[derive(Subcommand)]
+enum Group {
+    /// kcat, Python wheels, Kafka's own tools.
+    Clients { words: Vec<String> },
+    /// Failing syscalls.
+    Root { words: Vec<String> },
+    /// Mutated frames at a live broker.
+    Hostile {
+        #[arg(long, default_value_t = 100_000)]
+        frames: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Idle memory and time to ready.
+    Footprint,
+    /// Records the frames that `hostile` starts from.
+    RecordFrames,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().group {
+        Group::Clients { words } => group::run(&checks::clients(), &words),
+        Group::Root { words } => group::run(failing_disk::CHECKS, &words),
+        Group::Hostile { frames, seed } => hostile::run(frames, seed),
+        Group::Footprint => footprint::print(),
+        Group::RecordFrames => checks::record::run(),
+    }
+}
