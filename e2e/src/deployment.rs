@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::process::{Process, run, wait_until};
+use crate::process::{Process, Signal, run, wait_until};
 use crate::programs::Programs;
 
 /// How long a daemon may take to be ready, or to stop. Generous: these tests do not time.
@@ -202,4 +202,28 @@ pub fn http_get(address: &str, path: &str) -> Result<(u16, String)> {
 /// Only the status code of a GET.
 pub fn http_status(address: &str, path: &str) -> Result<u16> {
     Ok(http_get(address, path)?.0)
+}
+
+/// `tailway dev INPUT --data DATA`, started and ready, and what its dev.json says.
+pub fn start_dev(data: &Path, input: &Path, output: &Path) -> Result<(Process, DevJson)> {
+    let ready = data.join("dev.json");
+    if ready.exists() {
+        std::fs::remove_file(&ready)?;
+    }
+    let mut command = Command::new(Programs::built()?.path("tailway")?);
+    command.arg("dev").arg(input).arg("--data").arg(data);
+    let mut dev = Process::start("tailway dev", &mut command, output)?;
+    wait_until(PATIENCE, || {
+        anyhow::ensure!(!dev.has_exited()?, "tailway dev exited; it printed:\n{}", dev.tail());
+        Ok(ready.exists())
+    })?;
+    Ok((dev, DevJson::read(&ready)?))
+}
+
+/// SIGINT, and the clean end within 5 s that is promised.
+pub fn stop_by_ctrl_c(process: Process) -> Result<()> {
+    process.signal(Signal::INT)?;
+    let status = process.wait(Duration::from_secs(5))?;
+    anyhow::ensure!(status.success(), "Ctrl-C ended tailway dev with {status}");
+    Ok(())
 }

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 
 use super::{numbered, text};
-use crate::deployment::{DAEMONS, Deployment, DevJson, PATIENCE};
+use crate::deployment::{DAEMONS, Deployment, PATIENCE, start_dev, stop_by_ctrl_c};
 use crate::group::{Check, need};
 use crate::kcat::{Transport, command, consume, count};
 use crate::lines::{Plan, ensure_exact, messages, write};
-use crate::process::{Process, Signal, finish, run, wait_until};
+use crate::process::{Process, Signal, run, wait_until};
 use crate::programs::Programs;
 
 pub const CHECKS: &[Check] = &[
@@ -20,32 +20,12 @@ pub const CHECKS: &[Check] = &[
         "dev: 100 lines counted by kcat over TLS, the first within 3 s of the start; a second run adds none",
         dev,
     ),
-    ("dev --expect exits 0 at the count and 1 beyond it", dev_expect),
     ("export: the same by three processes", export),
     (
         "200,000 lines over 10 rotating files, each process restarted 5 times: each line once, in order",
         restarts,
     ),
 ];
-
-/// `tailway dev`, started and ready.
-fn start_dev(data: &Path, input: &Path, output: &Path) -> Result<(Process, DevJson)> {
-    let ready = data.join("dev.json");
-    if ready.exists() {
-        std::fs::remove_file(&ready)?;
-    }
-    let mut command = Command::new(Programs::built()?.path("tailway")?);
-    let mut dev = Process::start(
-        "tailway dev",
-        command.arg("dev").arg(input).arg("--data").arg(data),
-        output,
-    )?;
-    wait_until(PATIENCE, || {
-        ensure!(!dev.has_exited()?, "tailway dev exited; it printed:\n{}", dev.tail());
-        Ok(ready.exists())
-    })?;
-    Ok((dev, DevJson::read(&ready)?))
-}
 
 fn dev() -> Result<()> {
     need("kcat", "kcat")?;
@@ -75,39 +55,6 @@ fn dev() -> Result<()> {
     let documents = consume(&dev, Transport::Tls, &topic)?;
     ensure!(messages(&documents)?.len() == 101, "a second run repeated lines:\n{documents}");
     stop_by_ctrl_c(process)
-}
-
-fn stop_by_ctrl_c(process: Process) -> Result<()> {
-    process.signal(Signal::INT)?;
-    let status = process.wait(Duration::from_secs(5))?;
-    ensure!(status.success(), "Ctrl-C ended tailway dev with {status}");
-    Ok(())
-}
-
-fn dev_expect() -> Result<()> {
-    let dir = tempfile::tempdir()?;
-    let (data, input) = (dir.path().join("data"), dir.path().join("app.log"));
-    std::fs::write(&input, numbered(100, 40))?;
-    for (expected, timeout, code) in
-        [("100", "60", 0), ("99", "60", 1), ("101", "3", 1), ("100", "60", 0)]
-    {
-        let mut command = Command::new(Programs::built()?.path("tailway")?);
-        command.arg("dev").arg(&input).arg("--data").arg(&data).args([
-            "--expect",
-            expected,
-            "--timeout",
-            timeout,
-        ]);
-        let output = finish(&mut command, Duration::from_secs(90))?;
-        let said = String::from_utf8_lossy(&output.stdout).into_owned()
-            + &String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.code() == Some(code),
-            "--expect {expected} ended with {}:\n{said}",
-            output.status
-        );
-    }
-    Ok(())
 }
 
 fn export() -> Result<()> {

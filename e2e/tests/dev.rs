@@ -1,0 +1,147 @@
+//! `tailway dev` as a newcomer uses it: exit codes, resuming, Ctrl-C, and what it says when something is wrong.
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tailway_e2e::deployment::{DevJson, start_dev, stop_by_ctrl_c};
+use tailway_e2e::process::{finish, wait_until};
+use tailway_e2e::programs::Programs;
+
+fn tailway(args: &[&str]) -> Output {
+    let program = Programs::built().unwrap().path("tailway").unwrap();
+    finish(Command::new(program).args(args), Duration::from_secs(90)).unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+fn lines(count: usize) -> String {
+    (0..count).flat_map(|n| ["line ".to_owned(), n.to_string(), "\n".to_owned()]).collect()
+}
+
+/// What `tailway tap` reads from the beginning of a topic, one document a line.
+fn tap(dev: &DevJson, topic: &str, limit: usize) -> String {
+    let paths = [&dev.ca, &dev.client_cert, &dev.client_key].map(|path| path.to_str().unwrap());
+    let limit = limit.to_string();
+    let output = tailway(&[
+        "tap",
+        topic,
+        "--from",
+        "beginning",
+        "--limit",
+        &limit,
+        "--bootstrap",
+        dev.tls(),
+        "--tls-ca",
+        paths[0],
+        "--tls-cert",
+        paths[1],
+        "--tls-key",
+        paths[2],
+    ]);
+    assert!(output.status.success(), "{}", said(&output));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn expect_exits_0_at_the_count_and_1_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input) = (dir.path().join("data"), dir.path().join("app.log"));
+    std::fs::write(&input, lines(100)).unwrap();
+    // One data directory for all runs: the second and later find the 100 records there and must add none.
+    for (expected, timeout, code) in
+        [("100", "60", 0), ("99", "60", 1), ("101", "3", 1), ("100", "60", 0)]
+    {
+        let args = [
+            "dev",
+            path(&input),
+            "--data",
+            path(&data),
+            "--expect",
+            expected,
+            "--timeout",
+            timeout,
+        ];
+        let output = tailway(&args);
+        assert_eq!(output.status.code(), Some(code), "--expect {expected}:\n{}", said(&output));
+    }
+}
+
+#[test]
+fn ctrl_c_is_quick_and_a_second_run_resumes_without_repeating() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input, output) =
+        (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
+    std::fs::write(&input, lines(50)).unwrap();
+    let (process, dev) = start_dev(&data, &input, &output).unwrap();
+    assert_eq!(dev.topics.get(&input).map(String::as_str), Some("logs"));
+    assert!(!dev.pids.is_empty());
+    assert_eq!(tap(&dev, "logs", 50).lines().count(), 50);
+    stop_by_ctrl_c(process).unwrap();
+
+    let (process, again) = start_dev(&data, &input, &output).unwrap();
+    assert_eq!(again.tls(), dev.tls(), "ports are kept");
+    let mut file = std::fs::File::options().append(true).open(&input).unwrap();
+    std::io::Write::write_all(&mut file, b"the last\n").unwrap();
+    let documents = tap(&again, "logs", 51);
+    assert!(documents.lines().nth(50).unwrap().contains("\"message\":\"the last\""), "{documents}");
+    stop_by_ctrl_c(process).unwrap();
+}
+
+#[test]
+fn a_second_dev_in_the_same_directory_names_the_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input, output) =
+        (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
+    std::fs::write(&input, lines(1)).unwrap();
+    let (process, _) = start_dev(&data, &input, &output).unwrap();
+    let second = tailway(&["dev", path(&input), "--data", path(&data)]);
+    assert!(!second.status.success());
+    assert!(said(&second).contains(&process.pid().to_string()), "{}", said(&second));
+    stop_by_ctrl_c(process).unwrap();
+}
+
+#[test]
+fn what_cannot_be_read_is_said_and_the_rest_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input) = (dir.path().join("data"), dir.path().join("app.log"));
+    std::fs::write(&input, lines(3)).unwrap();
+    let missing = dir.path().join("missing.log");
+    let unmatched = dir.path().join("none-*.log");
+    let args = [
+        "dev",
+        path(&input),
+        path(&missing),
+        path(&unmatched),
+        path(dir.path()),
+        "--data",
+        path(&data),
+    ];
+    let output = tailway(&[&args[..], &["--expect", "3", "--timeout", "60"]].concat());
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    for named in [path(&missing), path(&unmatched), path(dir.path())] {
+        assert!(said.contains(named), "{named} is not named:\n{said}");
+    }
+    let alone =
+        tailway(&["dev", path(&missing), "--data", path(&data), "--expect", "1", "--timeout", "3"]);
+    assert_eq!(alone.status.code(), Some(1));
+}
+
+#[test]
+fn silence_is_explained_after_ten_seconds() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input, output) =
+        (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
+    std::fs::write(&input, "").unwrap();
+    let (process, _) = start_dev(&data, &input, &output).unwrap();
+    wait_until(Duration::from_secs(20), || Ok(process.printed().contains("no records"))).unwrap();
+    assert!(process.printed().contains("app.log"), "{}", process.printed());
+    stop_by_ctrl_c(process).unwrap();
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
