@@ -1,0 +1,212 @@
+//! The admin port: /livez, /readyz, /metrics and /status over HTTP on loopback, on a thread of its own.
+//!
+//! Its own thread and runtime, so that it answers while the program's own is stuck: that is what /livez is for. The
+//! program's runtime beats a heart (`Heart::beat`); /livez turns to 503 when it has not beaten for ten seconds.
+//! Invariant: binds loopback only; serves at most `CONNECTIONS_MAX` requests at a time.
+
+use std::future::IntoFuture;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Json};
+use axum::routing::get;
+use serde_json::json;
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::clock::Clock;
+use crate::daemon::{Context, StartError};
+use crate::metrics;
+
+/// Without a heartbeat for this long a program counts as stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(10);
+const CONNECTIONS_MAX: usize = 32;
+const THREAD_STACK_BYTES: usize = 256 << 10;
+
+/// The last time that the program's own runtime ran.
+#[derive(Clone, Debug)]
+pub struct Heart {
+    last_micros: Arc<AtomicU64>,
+    clock: Clock,
+}
+
+impl Heart {
+    pub fn new(clock: Clock) -> Heart {
+        let heart = Heart { last_micros: Arc::default(), clock };
+        heart.beat();
+        heart
+    }
+
+    pub fn beat(&self) {
+        self.last_micros.store(self.clock.mono().as_micros(), Ordering::Relaxed);
+    }
+
+    fn silent_for(&self) -> Duration {
+        let last = tailway_metadata::time::Mono(self.last_micros.load(Ordering::Relaxed));
+        self.clock.mono().since(last)
+    }
+}
+
+/// A running admin port. Dropping it stops the thread.
+#[derive(Debug)]
+pub struct Admin {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Clone)]
+struct Served {
+    name: &'static str,
+    context: Context,
+    heart: Heart,
+    slots: Arc<Semaphore>,
+}
+
+impl Admin {
+    /// Binds and serves. The error names who holds the port.
+    pub fn start(
+        name: &'static str,
+        address: SocketAddr,
+        context: Context,
+        heart: Heart,
+    ) -> Result<Admin, StartError> {
+        let failed = |error: io::Error| {
+            let failed = StartError::new(format!("cannot serve the admin port on {address}"));
+            if error.kind() == io::ErrorKind::AddrInUse {
+                failed
+                    .because(crate::holder::describe_held(address))
+                    .next("stop that process, or set admin.address to a free port")
+            } else {
+                failed.cause(error).next("set admin.address to an address of this host")
+            }
+        };
+        let listener = std::net::TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let (stop, stopped) = oneshot::channel();
+        let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let served = Served { name, context, heart, slots };
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || serve(listener, served, stopped))
+            .map_err(failed)?;
+        Ok(Admin { address, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// The bound address (its port is real even if 0 was asked for).
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The thread may have ended by itself: then there is nobody to tell.
+            let _told = stop.send(());
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the admin thread panicked");
+        }
+    }
+}
+
+fn serve(listener: std::net::TcpListener, served: Served, stopped: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start the admin thread's runtime");
+            return;
+        }
+    };
+    let routes = Router::new()
+        .route("/", get(root))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .route("/status", get(status))
+        .with_state(served);
+    runtime.block_on(async move {
+        let listener = match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "cannot serve the admin port");
+                return;
+            }
+        };
+        tokio::select! {
+            // Told to stop, or the owner is gone: connections are dropped, nobody waits for a peer.
+            _ = stopped => {}
+            served = axum::serve(listener, routes).into_future() => {
+                if let Err(error) = served {
+                    tracing::error!(%error, "the admin port failed");
+                }
+            }
+        }
+    });
+}
+
+async fn root(State(served): State<Served>) -> Html<String> {
+    Html(format!(
+        "<!doctype html><title>{name}</title><h1>{name} {version}</h1><ul>\
+         <li><a href=\"/livez\">/livez</a> is the process running\
+         <li><a href=\"/readyz\">/readyz</a> can it serve, and if not, why\
+         <li><a href=\"/status\">/status</a> what it does now, as JSON\
+         <li><a href=\"/metrics\">/metrics</a> for Prometheus</ul>\n",
+        name = served.name,
+        version = crate::VERSION,
+    ))
+}
+
+async fn livez(State(served): State<Served>) -> impl IntoResponse {
+    let silent = served.heart.silent_for();
+    let alive = silent < STUCK_AFTER;
+    let code = if alive { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (
+        code,
+        Json(
+            json!({ "alive": alive, "silent_ms": u64::try_from(silent.as_millis()).unwrap_or(u64::MAX) }),
+        ),
+    )
+}
+
+async fn readyz(State(served): State<Served>) -> impl IntoResponse {
+    let ready = served.context.ready.json();
+    let code =
+        if ready["ready"] == true { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(ready))
+}
+
+async fn metrics_text(State(served): State<Served>) -> impl IntoResponse {
+    let Ok(_slot) = served.slots.try_acquire() else {
+        return StatusCode::TOO_MANY_REQUESTS.into_response();
+    };
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], served.context.metrics.encode())
+        .into_response()
+}
+
+async fn status(State(served): State<Served>) -> impl IntoResponse {
+    let Ok(_slot) = served.slots.try_acquire() else {
+        return StatusCode::TOO_MANY_REQUESTS.into_response();
+    };
+    let mut status = served.context.status.json();
+    status["program"] = json!({
+        "name": served.name,
+        "version": crate::VERSION,
+        "pid": std::process::id(),
+        "uptime_ms": served.context.clock.mono().as_millis(),
+        "ready": served.context.ready.json(),
+    });
+    Json(status).into_response()
+}

@@ -1,0 +1,242 @@
+//! The life of a daemon that is a process of its own: arguments, configuration, start, ready, signal, stop, exit code.
+//!
+//! Order: arguments -> configuration (all problems, exit 78) -> logging -> runtime -> admin port -> start -> READY ->
+//! signal or failure -> STOPPING -> stop within `STOP_DEADLINE` -> exit. The second signal ends the process at once.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use crate::admin::{Admin, Heart};
+use crate::daemon::{Context, Daemon, Runtime, StartError};
+use crate::exit::Exit;
+use crate::notify::Notify;
+use crate::shutdown::Signals;
+use crate::tasks::Deadline;
+
+/// What a clean stop may take before the stragglers are named and the process ends with 1.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the runtime shows that it runs.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Worker threads hold no deep recursion; small stacks keep the resident memory small.
+const WORKER_STACK_BYTES: usize = 512 << 10;
+/// Threads for blocking calls (file IO, DNS); they end after ten idle seconds.
+const BLOCKING_THREADS_MAX: usize = 16;
+
+/// `main` of the three daemons: `fn main() -> ExitCode { run_daemon::<Broker>(std::env::args_os()) }`.
+pub fn run_daemon<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let matches = match command::<D>().try_get_matches_from(args) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let asked_for = !error.use_stderr();
+            // Printing to a closed pipe has nobody to tell.
+            drop(error.print());
+            return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
+        }
+    };
+    let (path, check_only) = match matches.subcommand() {
+        Some(("check", check)) => (config_path(check), true),
+        _ => (config_path(&matches), false),
+    };
+    let config = match D::load_config(&path) {
+        Ok(config) => config,
+        Err(problems) => {
+            tell(&problems.to_string());
+            let count = problems.len();
+            let noun = if count == 1 { "problem" } else { "problems" };
+            tell(&format!("{}: {count} {noun} in {}", D::NAME, path.display()));
+            return Exit::Config.into();
+        }
+    };
+    if check_only {
+        tell(&format!("{}: {} is good", D::NAME, path.display()));
+        return Exit::Ok.into();
+    }
+    run::<D>(config).into()
+}
+
+fn command<D: Daemon>() -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .value_parser(value_parser!(PathBuf))
+        .default_value(D::CONFIG_PATH)
+        .help("The configuration file");
+    let example = format!(
+        "Example:\n  {name} check --config {path}\n  {name} --config {path}",
+        name = D::NAME,
+        path = D::CONFIG_PATH
+    );
+    let check = Command::new("check")
+        .about("Check the configuration, print all its problems and exit (0 good, 78 not)")
+        .arg(config.clone())
+        .after_help(format!("Example:\n  {} check --config {}", D::NAME, D::CONFIG_PATH));
+    Command::new(D::NAME)
+        .about(D::ABOUT)
+        .version(crate::VERSION)
+        .arg(config)
+        .subcommand(check)
+        .after_help(example)
+}
+
+fn config_path(matches: &ArgMatches) -> PathBuf {
+    matches.get_one::<PathBuf>("config").cloned().unwrap_or_default()
+}
+
+/// For people, before logging is set up and after all else failed.
+#[allow(clippy::print_stderr, reason = "the configuration decides how to log; this is before it")]
+fn tell(text: &str) {
+    eprintln!("{text}");
+}
+
+fn run<D: Daemon>(config: D::Config) -> Exit {
+    if let Err(error) = crate::logging::init(D::logging(&config)) {
+        tell(&format!("{}: {error}", D::NAME));
+        return Exit::Failure;
+    }
+    let runtime = match D::runtime(&config) {
+        Runtime::CurrentThread => {
+            let mut builder = tokio::runtime::Builder::new_current_thread();
+            builder.thread_stack_size(WORKER_STACK_BYTES);
+            builder
+        }
+        Runtime::Workers(count) => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            builder.worker_threads(count.max(1)).thread_stack_size(WORKER_STACK_BYTES);
+            builder
+        }
+    }
+    .enable_all()
+    .max_blocking_threads(BLOCKING_THREADS_MAX)
+    .build();
+    match runtime {
+        Ok(runtime) => {
+            let exit = runtime.block_on(live::<D>(config));
+            // What did not stop was named; a blocking call must not hold the exit.
+            runtime.shutdown_timeout(Duration::from_millis(100));
+            exit
+        }
+        Err(error) => {
+            tracing::error!(%error, "cannot start the runtime");
+            Exit::Failure
+        }
+    }
+}
+
+async fn live<D: Daemon>(config: D::Config) -> Exit {
+    let context = Context::default();
+    let mut signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen for signals");
+            return Exit::Failure;
+        }
+    };
+    let notify = Notify::from_env();
+    let heart = Heart::new(context.clock.clone());
+    let admin_address = D::admin(&config).address;
+    tracing::info!(
+        program = D::NAME,
+        version = crate::VERSION,
+        pid = std::process::id(),
+        "starting"
+    );
+    let started = tokio::select! {
+        biased;
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before the start was complete");
+            let deadline = Deadline::after(STOP_DEADLINE);
+            return told(context.tasks.stop(deadline).await.map_err(|late| late.to_string()));
+        }
+        started = start::<D>(config, &context, &heart, admin_address) => started,
+    };
+    let (daemon, admin) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            tracing::error!(program = D::NAME, "{error}");
+            // What had started before the failure is stopped like anything else.
+            drop(context.tasks.stop(Deadline::after(STOP_DEADLINE)).await);
+            return error.exit();
+        }
+    };
+    let cause = serve(&context, &heart, &notify, &mut signals).await;
+    notify.stopping();
+    signals.exit_on_next();
+    let deadline = Deadline::after(STOP_DEADLINE);
+    let stopped = deadline.run(daemon.stop(deadline)).await;
+    drop(admin);
+    let stopped = match stopped {
+        Some(Ok(())) => Ok(()),
+        Some(Err(late)) => Err(late.to_string()),
+        None => Err(format!("did not stop in time: {}", context.tasks.running().join(", "))),
+    };
+    let exit = told(stopped);
+    if let Some(cause) = cause {
+        tracing::error!(program = D::NAME, cause, "stopped because it could not go on");
+        return Exit::Failure;
+    }
+    exit
+}
+
+async fn start<D: Daemon>(
+    config: D::Config,
+    context: &Context,
+    heart: &Heart,
+    admin: std::net::SocketAddr,
+) -> Result<(D, Admin), StartError> {
+    let admin = Admin::start(D::NAME, admin, context.clone(), heart.clone())?;
+    let daemon = D::start(config, context.clone()).await?;
+    let address = admin.address();
+    tracing::info!(program = D::NAME, admin = %address, "started");
+    Ok((daemon, admin))
+}
+
+/// Until a signal (`None`) or a failure (its cause).
+async fn serve(
+    context: &Context,
+    heart: &Heart,
+    notify: &Notify,
+    signals: &mut Signals,
+) -> Option<String> {
+    let interval = notify.watchdog_interval().map_or(HEARTBEAT, |wanted| wanted.min(HEARTBEAT));
+    let mut beat = tokio::time::interval(interval);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut told_ready = false;
+    loop {
+        tokio::select! {
+            biased;
+            signal = signals.next() => {
+                tracing::info!(signal, "stopping");
+                return None;
+            }
+            cause = context.tasks.failed() => return Some(cause),
+            () = context.ready.wait(), if !told_ready => {
+                told_ready = true;
+                tracing::info!(after_ms = context.clock.mono().as_millis(), "ready");
+                notify.ready();
+            }
+            _ = beat.tick() => {
+                heart.beat();
+                if notify.watchdog_interval().is_some() {
+                    notify.watchdog();
+                }
+            }
+        }
+    }
+}
+
+fn told(stopped: Result<(), String>) -> Exit {
+    match stopped {
+        Ok(()) => {
+            tracing::info!("stopped");
+            Exit::Ok
+        }
+        Err(late) => {
+            tracing::error!("{late}");
+            Exit::Failure
+        }
+    }
+}
