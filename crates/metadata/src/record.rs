@@ -339,7 +339,7 @@ mod tests {
             ),
             (
                 r#"{"type":"RemoveTopicRecord","version":0,"data":{"topic_id":"00000000-0000-0000-0000-000000000007","why":1}}"#,
-                "metadata record RemoveTopicRecord version 0 does not fit its form: unknown field `why`, expected `topic_id` at line 1 column 61",
+                "metadata record RemoveTopicRecord version 0 does not fit its form: unknown field `why`, expected `topic_id` at line 1 column 56",
             ),
             ("nonsense", "a metadata record is not valid JSON: expected ident at line 1 column 2"),
         ];
