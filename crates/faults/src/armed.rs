@@ -12,8 +12,10 @@ const VARIABLE: &str = "TAILWAY_FAULTS";
 /// What an armed point does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Teeth {
-    /// Answers EIO.
+    /// Answers an error, at every hit.
     Error,
+    /// Answers an error once and passes afterwards, as an fsync does that has dropped its pages.
+    Once,
     /// Answers ENOSPC.
     Full,
     /// Ends the process at once, as a crash would.
@@ -69,8 +71,12 @@ pub fn check(point: &'static str) -> io::Result<()> {
         *pass -= 1;
         return Ok(());
     }
+    let teeth = *teeth;
+    if teeth == Teeth::Once {
+        armed.points.remove(point);
+    }
     match teeth {
-        Teeth::Error => Err(io::Error::other(format!("fault injected at {point}"))),
+        Teeth::Error | Teeth::Once => Err(io::Error::other(format!("fault injected at {point}"))),
         Teeth::Full => Err(io::ErrorKind::StorageFull.into()),
         Teeth::Abort => std::process::abort(),
     }
@@ -82,7 +88,7 @@ fn parse(text: &str) -> Result<Vec<(&'static str, u64, Teeth)>, String> {
     for item in text.split(',').filter(|item| !item.is_empty()) {
         let parts: Vec<&str> = item.split(':').collect();
         let [point, nth, teeth] = parts[..] else {
-            return Err(format!("`{item}` is not point:nth:error|full|abort"));
+            return Err(format!("`{item}` is not point:nth:error|once|full|abort"));
         };
         let point = POINTS
             .iter()
@@ -91,9 +97,12 @@ fn parse(text: &str) -> Result<Vec<(&'static str, u64, Teeth)>, String> {
         let nth = nth.parse().map_err(|_| format!("`{nth}` is not a number in `{item}`"))?;
         let teeth = match teeth {
             "error" => Teeth::Error,
+            "once" => Teeth::Once,
             "full" => Teeth::Full,
             "abort" => Teeth::Abort,
-            other => return Err(format!("`{other}` is not error, full or abort in `{item}`")),
+            other => {
+                return Err(format!("`{other}` is not error, once, full or abort in `{item}`"));
+            }
         };
         out.push((*point, nth, teeth));
     }
@@ -113,6 +122,10 @@ mod tests {
         arm("storage.rename", 1, Teeth::Full);
         let error = check("storage.rename").expect_err("armed");
         assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        arm("storage.rename", 1, Teeth::Once);
+        let said: Vec<bool> = (0..3).map(|_| check("storage.rename").is_err()).collect();
+        assert_eq!(said, [true, false, false]);
+        arm("storage.rename", 1, Teeth::Error);
         disarm_all();
         assert!(check("storage.rename").is_ok());
     }

@@ -2,8 +2,8 @@
 //!
 //! `check("storage.sync_data")?` stands where something real may go wrong. Without the feature `faults` it is an empty
 //! inline function. With it, points are armed by `TAILWAY_FAULTS`, read once, or by `arm` in a test:
-//! `TAILWAY_FAULTS=storage.sync_data:3:error` fails the third hit and every one after it ("error" is EIO, "full" is
-//! ENOSPC), `storage.rename:1:abort` ends the process there, as a crash would. Several are separated by commas.
+//! `TAILWAY_FAULTS=storage.sync_data:3:error` fails the third hit and every one after it (`once`: only that one; `full`:
+//! with "no space left"), `storage.rename:1:abort` ends the process there, as a crash would. Commas separate several.
 //! Invariant: a name that is not in `POINTS` is refused when armed, so that a renamed point cannot pass unnoticed.
 
 /// Every point there is.

@@ -14,6 +14,7 @@ mod disk;
 mod error;
 mod faulty;
 mod fence;
+mod frame;
 mod fs;
 mod journal;
 mod lock;
