@@ -1,5 +1,7 @@
 //! The three daemons as processes: they stop in any order, refuse bad config as a whole, and tell systemd when ready.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! `tailway dev` as a newcomer uses it: exit codes, resuming, Ctrl-C, and what it says when something is wrong.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;

@@ -98,7 +98,7 @@ pub fn mutate(frames: &[Vec<u8>], seeded: &mut Seeded) -> Vec<u8> {
                 frame.extend_from_slice(&other[from.min(other.len())..]);
             }
             6 if frame.len() > 8 => {
-                frame[4 + seeded.below(4)] = u8::try_from(seeded.below(100)).unwrap_or_default()
+                frame[4 + seeded.below(4)] = u8::try_from(seeded.below(100)).unwrap_or_default();
             }
             _ => {
                 let copied = frame[at.min(frame.len())..].to_vec();

@@ -1,7 +1,5 @@
 //! File to consumer, counted by kcat over TLS: `tailway dev`, the three exported processes, and both under restarts.
 
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +10,7 @@ use crate::deployment::{DAEMONS, Deployment, PATIENCE, start_dev, stop_by_ctrl_c
 use crate::group::{Check, need};
 use crate::kcat::{Transport, command, consume, count};
 use crate::lines::{Plan, ensure_exact, messages, write};
-use crate::process::{Process, Signal, run, wait_until};
+use crate::process::{run, wait_until};
 use crate::programs::Programs;
 
 pub const CHECKS: &[Check] = &[
