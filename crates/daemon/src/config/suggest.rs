@@ -7,6 +7,11 @@ pub(super) fn nearest<'a>(given: &str, known: &[&'a str]) -> Option<&'a str> {
         .iter()
         .map(|name| (strsim::damerau_levenshtein(&given, &name.to_lowercase()), *name))
         .min()?;
+    // A beginning of a word is meant as that word, unless another is one letter away.
+    let begun = known.iter().find(|name| given.len() >= 3 && name.starts_with(&given));
+    if let Some(begun) = begun.filter(|_| distance > 1) {
+        return Some(begun);
+    }
     let longest = given.chars().count().max(name.chars().count());
     (distance <= longest.div_ceil(3)).then_some(name)
 }
@@ -33,6 +38,7 @@ mod tests {
         assert_eq!(nearest("adress", &known), Some("address"));
         assert_eq!(nearest("client-auth", &known), Some("client_auth"));
         assert_eq!(nearest("protcool", &known), Some("protocol"));
+        assert_eq!(nearest("proto", &known), Some("protocol"));
         assert_eq!(nearest("retention", &known), None);
         assert_eq!(hint("zzz", &["only"]), "; the only one here is `only`");
     }

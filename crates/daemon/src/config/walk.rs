@@ -257,7 +257,7 @@ impl<'de> Deserializer<'de> for Walk<'de> {
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _name: &'static str,
-        _variants: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, WalkError> {
         match &self.node.kind {
@@ -272,8 +272,11 @@ impl<'de> Deserializer<'de> for Walk<'de> {
             Kind::Mapping(entries) => {
                 visitor.visit_enum(MapAccessDeserializer::new(self.entries(entries)))
             }
-            Kind::Null => Err(serde::de::Error::invalid_type(Unexpected::Unit, &visitor)),
-            Kind::Sequence(_) => Err(serde::de::Error::invalid_type(Unexpected::Seq, &visitor)),
+            Kind::Null | Kind::Sequence(_) => {
+                let null = matches!(self.node.kind, Kind::Null);
+                let found = describe(if null { Unexpected::Unit } else { Unexpected::Seq });
+                Err(WalkError::value(format!("{found}; write {}", variants.join(" or "))))
+            }
         }
     }
 

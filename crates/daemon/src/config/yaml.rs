@@ -253,7 +253,10 @@ impl<'a> Builder<'a> {
                 Event::MappingEnd => return Ok(Kind::Mapping(entries)),
                 Event::Scalar(text, ..) => text.into_owned(),
                 _ => {
-                    return Err(error(&span.start, "a key must be a word, not a list or a mapping"));
+                    return Err(error(
+                        &span.start,
+                        "a key must be a word, not a list or a mapping",
+                    ));
                 }
             };
             let position = Position::from(&span.start);
