@@ -210,3 +210,66 @@ async fn status(State(served): State<Served>) -> impl IntoResponse {
     });
     Json(status).into_response()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use tailway_metadata::time::WallMs;
+
+    use super::*;
+
+    fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let code = answer.split(' ').nth(1).unwrap().parse().unwrap();
+        (code, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+    }
+
+    #[test]
+    fn the_port_tells_readiness_status_and_metrics_and_ends_with_its_owner() {
+        let context = Context::new(Clock::manual(WallMs(0)));
+        let heart = Heart::new(context.clock.clone());
+        let loopback = "127.0.0.1:0".parse().unwrap();
+        let admin = Admin::start("tailway-test", loopback, context.clone(), heart).unwrap();
+        let address = admin.address();
+        assert_eq!(get(address, "/livez").0, 200);
+        let (code, body) = get(address, "/readyz");
+        assert_eq!(code, 503, "{body}");
+        assert!(body.contains("\"start\":\"starting\""), "{body}");
+        let condition = context.ready.condition("raft", "no leader yet");
+        assert!(get(address, "/readyz").1.contains("\"raft\":\"no leader yet\""));
+        condition.holds();
+        assert_eq!(get(address, "/readyz"), (200, r#"{"ready":true,"reasons":{}}"#.to_owned()));
+        context.metrics.counter("tailway_test_things", "Things").inc();
+        assert!(get(address, "/metrics").1.contains("tailway_test_things_total 1\n"));
+        context.status.section("files", || json!({"open": 3}));
+        let status: serde_json::Value = serde_json::from_str(&get(address, "/status").1).unwrap();
+        assert_eq!(status["files"]["open"], 3);
+        assert_eq!(status["program"]["name"], "tailway-test");
+        for path in ["/livez", "/readyz", "/metrics", "/status"] {
+            assert!(get(address, "/").1.contains(path));
+        }
+        assert_eq!(get(address, "/nothing").0, 404);
+        let second =
+            Admin::start("tailway-test", address, context.clone(), Heart::new(Clock::new()));
+        let error = second.unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        drop(admin);
+        assert!(std::net::TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_heart_counts_as_stuck() {
+        let clock = Clock::new();
+        let heart = Heart::new(clock.clone());
+        tokio::time::advance(STUCK_AFTER - Duration::from_secs(1)).await;
+        assert!(heart.silent_for() < STUCK_AFTER);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(heart.silent_for() >= STUCK_AFTER);
+        heart.beat();
+        assert_eq!(heart.silent_for(), Duration::ZERO);
+    }
+}

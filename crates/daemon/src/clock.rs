@@ -74,7 +74,7 @@ impl Clock {
     /// The tokio instant of a `Mono`, for timers.
     pub fn instant(&self, at: Mono) -> Instant {
         // A century is as good as never, and cannot overflow.
-        let span = at.since(Mono::ZERO).min(std::time::Duration::from_secs(100 * 365 * 86_400));
+        let span = at.since(Mono::ZERO).min(std::time::Duration::from_hours(100 * 365 * 24));
         self.start + span
     }
 

@@ -150,7 +150,7 @@ impl Tasks {
             group.close();
         } else {
             // Groups of one whose task has ended are forgotten here, so that the list cannot grow without bound.
-            state.groups.retain(|group| Arc::strong_count(&group.inner) > 1 || group.len() > 0);
+            state.groups.retain(|group| Arc::strong_count(&group.inner) > 1 || !group.is_empty());
             state.groups.push(group.clone());
         }
         group

@@ -116,7 +116,8 @@ fn parse(text: &str, units: &[(&str, u64)], bare: Option<u64>) -> Option<u64> {
 }
 
 fn write(f: &mut fmt::Formatter<'_>, value: u64, units: &[(&str, u64)]) -> fmt::Result {
-    let unit = units.iter().rev().find(|(_, scale)| value >= *scale && value % scale == 0);
+    let unit =
+        units.iter().rev().find(|(_, scale)| value >= *scale && value.is_multiple_of(*scale));
     let (name, scale) = unit.unwrap_or(&units[0]);
     write!(f, "{}{name}", value / scale)
 }

@@ -63,7 +63,8 @@ fn missing(path: &str, default: &Value, written: &Value, text: &str, out: &mut V
 }
 
 fn empty(value: &Value) -> bool {
-    value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(|o| o.is_empty())
+    value.as_array().is_some_and(Vec::is_empty)
+        || value.as_object().is_some_and(serde_json::Map::is_empty)
 }
 
 fn mentioned_in_comment(key: &str, text: &str) -> bool {

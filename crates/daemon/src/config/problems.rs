@@ -21,7 +21,7 @@ pub struct Problem {
 #[derive(Debug)]
 pub struct Problems {
     file: PathBuf,
-    pub(super) document: Document,
+    pub(super) document: Box<Document>,
     /// Paths (in the file) that have a problem: what is below them is not looked at.
     pub(super) skipped: Vec<Path>,
     found: Vec<Problem>,
@@ -29,8 +29,12 @@ pub struct Problems {
 
 impl Problems {
     pub(super) fn new(file: &FilePath, document: Document) -> Problems {
-        let mut problems =
-            Problems { file: file.to_owned(), document, skipped: Vec::new(), found: Vec::new() };
+        let mut problems = Problems {
+            file: file.to_owned(),
+            document: Box::new(document),
+            skipped: Vec::new(),
+            found: Vec::new(),
+        };
         for fault in std::mem::take(&mut problems.document.faults) {
             problems.push(fault.position, fault.path.to_string(), fault.text);
         }

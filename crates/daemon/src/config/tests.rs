@@ -1,5 +1,6 @@
 //! Whole outputs of the loader for files with mistakes.
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -166,7 +167,7 @@ fn aliases_work_but_cannot_explode() {
     let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
     for level in 1..9 {
         let item = format!("*a{}", level - 1);
-        bomb += &format!("a{level}: &a{level} [{}]\n", vec![item; 10].join(", "));
+        writeln!(bomb, "a{level}: &a{level} [{}]", vec![item; 10].join(", ")).unwrap();
     }
     assert!(checked(&bomb).contains("more than 20000 values"), "{}", checked(&bomb));
     for (depth, expected) in [(40, "more than 32 levels deep"), (5_000, "recursion limit")] {
