@@ -13,6 +13,7 @@ pub mod config;
 pub mod daemon;
 pub mod exit;
 pub mod holder;
+pub mod host;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
@@ -25,6 +26,7 @@ pub mod units;
 pub use clock::Clock;
 pub use config::Problems;
 pub use daemon::{Context, Daemon, Runtime, StartError};
+pub use host::Hosted;
 pub use run::run_daemon;
 pub use tasks::{Deadline, Stop, Stragglers, Tasks};
 

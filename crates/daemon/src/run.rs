@@ -10,17 +10,15 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use crate::admin::{Admin, Heart};
-use crate::daemon::{Context, Daemon, Runtime, StartError};
+use crate::daemon::{Context, Daemon, Runtime};
 use crate::exit::Exit;
+use crate::host::Hosted;
 use crate::notify::Notify;
 use crate::shutdown::Signals;
-use crate::tasks::Deadline;
+use crate::tasks::{Deadline, Stragglers};
 
 /// What a clean stop may take before the stragglers are named and the process ends with 1.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// How often the runtime shows that it runs.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Worker threads hold no deep recursion; small stacks keep the resident memory small.
 const WORKER_STACK_BYTES: usize = 512 << 10;
 /// Threads for blocking calls (file IO, DNS); they end after ten idle seconds.
@@ -136,8 +134,6 @@ async fn live<D: Daemon>(config: D::Config) -> Exit {
         }
     };
     let notify = Notify::from_env();
-    let heart = Heart::new(context.clock.clone());
-    let admin_address = D::admin(&config).address;
     tracing::info!(
         program = D::NAME,
         version = crate::VERSION,
@@ -149,31 +145,22 @@ async fn live<D: Daemon>(config: D::Config) -> Exit {
         signal = signals.next() => {
             tracing::info!(signal, "stopped before the start was complete");
             let deadline = Deadline::after(STOP_DEADLINE);
-            return told(context.tasks.stop(deadline).await.map_err(|late| late.to_string()));
+            return told(context.tasks.stop(deadline).await);
         }
-        started = start::<D>(config, &context, &heart, admin_address) => started,
+        started = Hosted::<D>::start(config, context.clone()) => started,
     };
-    let (daemon, admin) = match started {
-        Ok(started) => started,
+    let hosted = match started {
+        Ok(hosted) => hosted,
         Err(error) => {
             tracing::error!(program = D::NAME, "{error}");
-            // What had started before the failure is stopped like anything else.
-            drop(context.tasks.stop(Deadline::after(STOP_DEADLINE)).await);
             return error.exit();
         }
     };
-    let cause = serve(&context, &heart, &notify, &mut signals).await;
+    tracing::info!(program = D::NAME, admin = %hosted.admin(), "started");
+    let cause = serve(&context, &notify, &mut signals).await;
     notify.stopping();
     signals.exit_on_next();
-    let deadline = Deadline::after(STOP_DEADLINE);
-    let stopped = deadline.run(daemon.stop(deadline)).await;
-    drop(admin);
-    let stopped = match stopped {
-        Some(Ok(())) => Ok(()),
-        Some(Err(late)) => Err(late.to_string()),
-        None => Err(format!("did not stop in time: {}", context.tasks.running().join(", "))),
-    };
-    let exit = told(stopped);
+    let exit = told(hosted.stop(Deadline::after(STOP_DEADLINE)).await);
     if let Some(cause) = cause {
         tracing::error!(program = D::NAME, cause, "stopped because it could not go on");
         return Exit::Failure;
@@ -181,29 +168,12 @@ async fn live<D: Daemon>(config: D::Config) -> Exit {
     exit
 }
 
-async fn start<D: Daemon>(
-    config: D::Config,
-    context: &Context,
-    heart: &Heart,
-    admin: std::net::SocketAddr,
-) -> Result<(D, Admin), StartError> {
-    let admin = Admin::start(D::NAME, admin, context.clone(), heart.clone())?;
-    let daemon = D::start(config, context.clone()).await?;
-    let address = admin.address();
-    tracing::info!(program = D::NAME, admin = %address, "started");
-    Ok((daemon, admin))
-}
-
 /// Until a signal (`None`) or a failure (its cause).
-async fn serve(
-    context: &Context,
-    heart: &Heart,
-    notify: &Notify,
-    signals: &mut Signals,
-) -> Option<String> {
-    let interval = notify.watchdog_interval().map_or(HEARTBEAT, |wanted| wanted.min(HEARTBEAT));
-    let mut beat = tokio::time::interval(interval);
-    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+async fn serve(context: &Context, notify: &Notify, signals: &mut Signals) -> Option<String> {
+    // Without a watchdog nothing wakes up here.
+    let watchdog = notify.watchdog_interval();
+    let mut feed = tokio::time::interval(watchdog.unwrap_or(STOP_DEADLINE));
+    feed.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told_ready = false;
     loop {
         tokio::select! {
@@ -218,17 +188,12 @@ async fn serve(
                 tracing::info!(after_ms = context.clock.mono().as_millis(), "ready");
                 notify.ready();
             }
-            _ = beat.tick() => {
-                heart.beat();
-                if notify.watchdog_interval().is_some() {
-                    notify.watchdog();
-                }
-            }
+            _ = feed.tick(), if watchdog.is_some() => notify.watchdog(),
         }
     }
 }
 
-fn told(stopped: Result<(), String>) -> Exit {
+fn told(stopped: Result<(), Stragglers>) -> Exit {
     match stopped {
         Ok(()) => {
             tracing::info!("stopped");
