@@ -1,0 +1,285 @@
+//! Which file is this? An inode and its birth, and what its bytes were.
+//!
+//! Inode numbers are used again and paths are renamed, so neither says that a file is the one of
+//! which a position was saved. A position is taken up only if device, inode and birth time are the
+//! same *and* the file still starts with the bytes it started with *and* the bytes just before the
+//! position are those that were read there. Each decision comes with its reason in words.
+
+use std::fmt;
+use std::io;
+
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes at the start of a file that tell it from others.
+pub const HEAD_BYTES: usize = 1024;
+/// Bytes before a position that tell whether the file was rewritten.
+pub const MARKER_BYTES: usize = 64;
+
+/// One generation of a file's bytes: an inode from its birth or from a truncation on. No host has
+/// the same one twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Generation(pub u128);
+
+impl fmt::Display for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for Generation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for Generation {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        u128::from_str_radix(text, 16).map(Self)
+    }
+}
+
+impl Serialize for Generation {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Generation {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(from)?;
+        text.parse().map_err(D::Error::custom)
+    }
+}
+
+/// What the kernel calls the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileId {
+    pub dev: u64,
+    pub ino: u64,
+    /// Birth time in nanoseconds since 1970; not every filesystem has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub birth_ns: Option<i64>,
+}
+
+/// What `statx` says about a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stat {
+    pub id: FileId,
+    pub size: u64,
+    pub links: u64,
+    pub kind: Kind,
+}
+
+/// The kinds of file that matter here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Regular,
+    Directory,
+    /// A device, pipe or socket: never opened.
+    Other,
+}
+
+/// A hash of the first bytes of a file, which grows with it up to `HEAD_BYTES`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    pub len: u32,
+    pub hash: u64,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { len: 0, hash: FNV_OFFSET }
+    }
+}
+
+impl Head {
+    /// The head of a file that starts with `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut head = Self::default();
+        head.extend(0, bytes);
+        head
+    }
+
+    /// Takes in `bytes`, which stand at `offset`; true if the head grew.
+    pub fn extend(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let known = u64::from(self.len);
+        let Some(skip) = known.checked_sub(offset).and_then(|skip| usize::try_from(skip).ok())
+        else {
+            return false;
+        };
+        let room = HEAD_BYTES - self.len as usize;
+        let news = bytes.get(skip..).unwrap_or_default();
+        let news = &news[..news.len().min(room)];
+        self.hash = fnv(self.hash, news);
+        self.len += u32::try_from(news.len()).unwrap_or_default();
+        !news.is_empty()
+    }
+}
+
+/// A hash of the bytes just before an offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Marker {
+    pub len: u32,
+    pub hash: u64,
+}
+
+impl Default for Marker {
+    fn default() -> Self {
+        Self { len: 0, hash: FNV_OFFSET }
+    }
+}
+
+impl Marker {
+    /// The marker at the end of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        let bytes = &bytes[bytes.len().saturating_sub(MARKER_BYTES)..];
+        Self { len: u32::try_from(bytes.len()).unwrap_or_default(), hash: fnv(FNV_OFFSET, bytes) }
+    }
+}
+
+const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a: each step is a bijection, so bytes that differ in one place never collide.
+fn fnv(mut hash: u64, bytes: &[u8]) -> u64 {
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash
+}
+
+/// A hash of anything that has bytes, for configurations.
+pub fn hash_bytes(bytes: &[u8]) -> u64 {
+    fnv(FNV_OFFSET, bytes)
+}
+
+/// A position as it was saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    pub id: FileId,
+    pub offset: u64,
+    pub head: Head,
+    pub marker: Marker,
+}
+
+/// Whether a saved position is that of the file at hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Same,
+    /// Another file has the inode's number now.
+    OtherBirth,
+    /// The same inode, with less in it than was read.
+    Shorter { size: u64 },
+    /// The same inode starts with other bytes.
+    OtherHead,
+    /// The same inode has other bytes before the position.
+    OtherMarker,
+}
+
+impl Verdict {
+    /// The reason in words, for the one line that says what was decided.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Same => "inode, birth, first bytes and the bytes before the position match",
+            Self::OtherBirth => "the inode number belongs to another file now",
+            Self::Shorter { .. } => "the file is shorter than what was read of it",
+            Self::OtherHead => "the file starts with other bytes",
+            Self::OtherMarker => "other bytes stand before the position",
+        }
+    }
+}
+
+/// Compares the saved position with the file at hand; `read` reads exactly that much of it.
+pub fn judge(
+    saved: &Saved,
+    stat: &Stat,
+    mut read: impl FnMut(u64, usize) -> io::Result<Vec<u8>>,
+) -> io::Result<Verdict> {
+    if saved.id != stat.id {
+        return Ok(Verdict::OtherBirth);
+    }
+    if stat.size < saved.offset || stat.size < u64::from(saved.head.len) {
+        return Ok(Verdict::Shorter { size: stat.size });
+    }
+    if saved.head.len > 0 && Head::of(&read(0, saved.head.len as usize)?) != saved.head {
+        return Ok(Verdict::OtherHead);
+    }
+    let marker_at = saved.offset.saturating_sub(u64::from(saved.marker.len));
+    if saved.marker.len > 0
+        && Marker::of(&read(marker_at, saved.marker.len as usize)?) != saved.marker
+    {
+        return Ok(Verdict::OtherMarker);
+    }
+    Ok(Verdict::Same)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(birth: i64) -> FileId {
+        FileId { dev: 1, ino: 2, birth_ns: Some(birth) }
+    }
+
+    fn saved(file: &[u8], offset: usize) -> Saved {
+        Saved {
+            id: id(7),
+            offset: offset as u64,
+            head: Head::of(file),
+            marker: Marker::of(&file[..offset]),
+        }
+    }
+
+    fn verdict(saved: &Saved, birth: i64, file: &[u8]) -> Verdict {
+        let size = file.len() as u64;
+        let stat = Stat { id: id(birth), size, links: 1, kind: Kind::Regular };
+        judge(saved, &stat, |offset, len| {
+            let offset = usize::try_from(offset).unwrap();
+            Ok(file[offset..(offset + len).min(file.len())].to_vec())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn a_position_is_taken_up_only_in_the_same_bytes() {
+        let file = b"head of the file\nsecond line\n";
+        let saved = saved(file, 17);
+        let mut grown = file.to_vec();
+        grown.extend(b"third\n");
+        let mut other_head = grown.clone();
+        other_head[0] = b'H';
+        for (what, birth, bytes, expected) in [
+            ("unchanged", 7, &file[..], Verdict::Same),
+            ("grown", 7, &grown, Verdict::Same),
+            ("another birth", 8, &grown, Verdict::OtherBirth),
+            ("shorter than the position", 7, &file[..5], Verdict::Shorter { size: 5 }),
+            ("other head", 7, &other_head, Verdict::OtherHead),
+        ] {
+            assert_eq!(verdict(&saved, birth, bytes), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_refilled_file_with_the_same_head_is_seen_by_its_marker() {
+        let mut file = vec![b'#'; HEAD_BYTES];
+        file.extend(b"\nold line\n");
+        let saved = saved(&file, file.len());
+        let mut refilled = vec![b'#'; HEAD_BYTES];
+        refilled.extend(b"\nnew line\nand more\n");
+        assert_eq!(verdict(&saved, 7, &refilled), Verdict::OtherMarker);
+    }
+
+    #[test]
+    fn the_head_grows_with_what_is_read() {
+        let file: Vec<u8> = (0..3_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let mut head = Head::default();
+        assert!(head.extend(0, &file[..10]));
+        assert!(!head.extend(500, &file[500..600]), "a gap must not be jumped");
+        assert!(head.extend(5, &file[5..900]));
+        assert!(head.extend(900, &file[900..2_000]));
+        assert!(!head.extend(2_000, &file[2_000..]));
+        assert_eq!(head, Head::of(&file));
+    }
+}

@@ -1,0 +1,441 @@
+//! What the agent must not forget: which file was read how far, and what was sent for it.
+//!
+//! The ledger is the state that the journal's records add up to. Before a batch is sent its *plan*
+//! is recorded: where it goes, under which producer and sequences, and which bytes of which file
+//! generations it carries. An acknowledgement closes the plan and moves the files' offsets. A plan
+//! that is open after a crash says exactly what is in doubt.
+//!
+//! Invariants: plans of a partition are acknowledged in order; a file's offset moves only by an
+//! acknowledged plan that starts where the offset stands; a partition has at most five open plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use tailway_metadata::time::WallMs;
+
+use super::identity::{FileId, Generation, Head, Marker, Saved};
+
+/// Plans that may be open per partition: brokers remember a producer's last five batches.
+pub const PLANS_OPEN_MAX: usize = 5;
+
+/// A partition of a topic of a cluster, by ids that are never used again.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Target {
+    pub cluster: String,
+    pub topic: String,
+    /// Empty where the broker is too old to tell.
+    pub topic_id: String,
+    pub partition: i32,
+}
+
+/// Bytes of one file generation, and the marker at their end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    pub generation: Generation,
+    pub from: u64,
+    pub to: u64,
+    pub marker: Marker,
+}
+
+/// What one batch is meant to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    pub number: u64,
+    pub target: Target,
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub first_sequence: i32,
+    pub last_sequence: i32,
+    /// The last sequence that was acknowledged when this was written; -1: none yet.
+    pub acked_through: i32,
+    pub ranges: Vec<Range>,
+    /// Hash of all that decides how bytes become records.
+    pub pipeline: u64,
+}
+
+/// A file generation as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    pub generation: Generation,
+    /// Generations of one inode are numbered; the highest is the current one.
+    pub ordinal: u64,
+    pub id: FileId,
+    #[serde(with = "path_text")]
+    pub path: PathBuf,
+    pub input: String,
+    /// Everything before it is acknowledged.
+    pub offset: u64,
+    pub marker: Marker,
+    pub head: Head,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// When it was last known to exist.
+    pub seen: WallMs,
+}
+
+impl FileEntry {
+    pub fn saved(&self) -> Saved {
+        Saved { id: self.id, offset: self.offset, head: self.head, marker: self.marker }
+    }
+}
+
+/// One record of the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "t", rename_all = "snake_case")]
+pub enum Record {
+    /// The input was started once: `start: end` is for files that were there before that.
+    Input { input: String },
+    /// A generation is followed, or its entry as a whole after a compaction.
+    File(FileEntry),
+    /// The first bytes of a file, as far as they are known.
+    Head { generation: Generation, head: Head },
+    /// The file has another name now, or was seen again.
+    Path {
+        generation: Generation,
+        #[serde(with = "path_text")]
+        path: PathBuf,
+        seen: WallMs,
+    },
+    /// The generation goes to this partition for life.
+    Pin { generation: Generation, target: Target },
+    /// Whatever is looked for in this partition is at or behind `from`.
+    ScanFrom { target: Target, from: i64 },
+    Plan(Plan),
+    /// The plan's records are in the partition, the first at `base_offset` (-1: unknown).
+    Acked { plan: u64, base_offset: i64 },
+    /// The plan's records are not in the partition: its bytes are sent anew.
+    Void { plan: u64, why: String },
+    /// The generation is over and all of it is acknowledged, or given up.
+    Done { generation: Generation },
+}
+
+/// Why a record does not fit what came before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    #[error("plan {0} is not open")]
+    NoPlan(u64),
+    #[error("plan {0} was acknowledged before an older plan of its partition")]
+    OutOfOrder(u64),
+    #[error("partition {0} of {1} has five open plans already")]
+    TooManyPlans(i32, String),
+    #[error("generation {0} is not known")]
+    NoGeneration(Generation),
+    #[error("plan {plan} moves {generation} from {from}, which stands at {offset}")]
+    Gap { plan: u64, generation: Generation, from: u64, offset: u64 },
+}
+
+/// What all records so far add up to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ledger {
+    pub inputs: BTreeSet<String>,
+    pub files: BTreeMap<Generation, FileEntry>,
+    /// Open plans by number, which is also the order in which they were made.
+    pub plans: BTreeMap<u64, Plan>,
+    /// Where to look for what is in doubt.
+    pub scan_from: BTreeMap<Target, i64>,
+    plan_next: u64,
+}
+
+impl Ledger {
+    /// Takes in one record. After an error nothing has changed.
+    pub fn apply(&mut self, record: Record) -> Result<(), LedgerError> {
+        match record {
+            Record::Input { input } => {
+                self.inputs.insert(input);
+            }
+            Record::File(entry) => {
+                self.files.insert(entry.generation, entry);
+            }
+            Record::Head { generation, head } => self.file(generation)?.head = head,
+            Record::Path { generation, path, seen } => {
+                let file = self.file(generation)?;
+                file.path = path;
+                file.seen = seen;
+            }
+            Record::Pin { generation, target } => self.file(generation)?.target = Some(target),
+            Record::ScanFrom { target, from } => {
+                self.scan_from.insert(target, from);
+            }
+            Record::Plan(plan) => {
+                if self.plans_of(&plan.target).count() >= PLANS_OPEN_MAX {
+                    return Err(LedgerError::TooManyPlans(
+                        plan.target.partition,
+                        plan.target.topic,
+                    ));
+                }
+                self.plan_next = self.plan_next.max(plan.number + 1);
+                self.plans.insert(plan.number, plan);
+            }
+            Record::Acked { plan, base_offset } => self.acked(plan, base_offset)?,
+            Record::Void { plan, .. } => {
+                self.plans.remove(&plan).ok_or(LedgerError::NoPlan(plan))?;
+            }
+            Record::Done { generation } => {
+                self.files.remove(&generation).ok_or(LedgerError::NoGeneration(generation))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn acked(&mut self, number: u64, base_offset: i64) -> Result<(), LedgerError> {
+        let plan = self.plans.get(&number).ok_or(LedgerError::NoPlan(number))?;
+        if self.plans_of(&plan.target).next().is_some_and(|oldest| oldest.number != number) {
+            return Err(LedgerError::OutOfOrder(number));
+        }
+        for range in &plan.ranges {
+            // A generation that was given up meanwhile has no entry any more.
+            let Some(file) = self.files.get(&range.generation) else { continue };
+            if file.offset != range.from {
+                return Err(LedgerError::Gap {
+                    plan: number,
+                    generation: range.generation,
+                    from: range.from,
+                    offset: file.offset,
+                });
+            }
+        }
+        let Some(plan) = self.plans.remove(&number) else { return Ok(()) };
+        for range in &plan.ranges {
+            if let Some(file) = self.files.get_mut(&range.generation) {
+                file.offset = range.to;
+                file.marker = range.marker;
+            }
+        }
+        if base_offset >= 0 {
+            let count = i64::from(record_count(plan.first_sequence, plan.last_sequence));
+            self.scan_from.insert(plan.target, base_offset + count);
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, generation: Generation) -> Result<&mut FileEntry, LedgerError> {
+        self.files.get_mut(&generation).ok_or(LedgerError::NoGeneration(generation))
+    }
+
+    /// The number of the next plan.
+    pub fn plan_next(&self) -> u64 {
+        self.plan_next
+    }
+
+    /// Open plans of a partition, oldest first.
+    pub fn plans_of<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a Plan> {
+        self.plans.values().filter(move |plan| plan.target == *target)
+    }
+
+    /// Open plans that carry bytes of the generation.
+    pub fn plans_with(&self, generation: Generation) -> impl Iterator<Item = &Plan> {
+        let carries = move |plan: &&Plan| {
+            plan.ranges.iter().any(|range| range.generation == generation)
+        };
+        self.plans.values().filter(carries)
+    }
+
+    /// The current generation of an inode.
+    pub fn current(&self, id: &FileId) -> Option<&FileEntry> {
+        self.files.values().filter(|file| file.id == *id).max_by_key(|file| file.ordinal)
+    }
+
+    /// The records that make an equal ledger: what a compaction writes.
+    pub fn records(&self) -> Vec<Record> {
+        let inputs = self.inputs.iter().map(|input| Record::Input { input: input.clone() });
+        let files = self.files.values().cloned().map(Record::File);
+        let scans = self
+            .scan_from
+            .iter()
+            .map(|(target, from)| Record::ScanFrom { target: target.clone(), from: *from });
+        let plans = self.plans.values().cloned().map(Record::Plan);
+        inputs.chain(files).chain(scans).chain(plans).collect()
+    }
+
+    /// Panics if an invariant is broken.
+    pub fn check(&self) {
+        for plan in self.plans.values() {
+            assert!(self.plans_of(&plan.target).count() <= PLANS_OPEN_MAX, "too many plans");
+            assert!(plan.number < self.plan_next, "a plan from the future: {plan:?}");
+            for range in &plan.ranges {
+                assert!(range.from < range.to, "an empty range: {plan:?}");
+                let offset = self.files.get(&range.generation).map_or(0, |file| file.offset);
+                assert!(range.from >= offset, "open but acknowledged: {plan:?}, at {offset}");
+            }
+        }
+    }
+}
+
+/// Records from a first to a last sequence, which wrap around after `i32::MAX`.
+pub fn record_count(first_sequence: i32, last_sequence: i32) -> i32 {
+    (last_sequence.wrapping_sub(first_sequence) & i32::MAX) + 1
+}
+
+/// Paths are bytes; nearly all of them are also text.
+mod path_text {
+    use super::{OsStrExt, OsStringExt, Path, PathBuf};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+    use std::ffi::OsString;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Text {
+        Utf8(String),
+        Bytes(Vec<u8>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        match path.to_str() {
+            Some(text) => text.serialize(to),
+            None => path.as_os_str().as_bytes().serialize(to),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Ok(match Text::deserialize(from)? {
+            Text::Utf8(text) => PathBuf::from(text),
+            Text::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(partition: i32) -> Target {
+        Target { cluster: "c".into(), topic: "logs".into(), topic_id: "t".into(), partition }
+    }
+
+    fn file(generation: u128, ordinal: u64) -> FileEntry {
+        FileEntry {
+            generation: Generation(generation),
+            ordinal,
+            id: FileId { dev: 1, ino: 2, birth_ns: Some(3) },
+            path: "/var/log/a.log".into(),
+            input: "i".into(),
+            offset: 0,
+            marker: Marker::default(),
+            head: Head::default(),
+            target: None,
+            seen: WallMs(5),
+        }
+    }
+
+    fn plan(number: u64, generation: u128, from: u64, to: u64) -> Plan {
+        let sequence = i32::try_from(number).unwrap() * 10;
+        Plan {
+            number,
+            target: target(0),
+            producer_id: 7,
+            producer_epoch: 0,
+            first_sequence: sequence,
+            last_sequence: sequence + 9,
+            acked_through: sequence - 1,
+            ranges: vec![Range {
+                generation: Generation(generation),
+                from,
+                to,
+                marker: Marker::of(b"marker"),
+            }],
+            pipeline: 9,
+        }
+    }
+
+    fn ledger(records: Vec<Record>) -> Ledger {
+        let mut ledger = Ledger::default();
+        for record in records {
+            ledger.apply(record).unwrap();
+            ledger.check();
+        }
+        ledger
+    }
+
+    #[test]
+    fn an_ack_moves_the_offset_and_the_place_to_scan_from() {
+        let mut ledger = ledger(vec![
+            Record::File(file(1, 0)),
+            Record::Plan(plan(0, 1, 0, 100)),
+            Record::Plan(plan(1, 1, 100, 250)),
+        ]);
+        ledger.apply(Record::Acked { plan: 0, base_offset: 40 }).unwrap();
+        assert_eq!(ledger.files[&Generation(1)].offset, 100);
+        assert_eq!(ledger.files[&Generation(1)].marker, Marker::of(b"marker"));
+        assert_eq!(ledger.scan_from[&target(0)], 50);
+        assert_eq!(ledger.plans.keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(ledger.plan_next(), 2);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_changes_nothing() {
+        let mut ledger = ledger(vec![
+            Record::File(file(1, 0)),
+            Record::Plan(plan(0, 1, 0, 100)),
+            Record::Plan(plan(1, 1, 100, 250)),
+        ]);
+        let gap = LedgerError::Gap {
+            plan: 2,
+            generation: Generation(1),
+            from: 300,
+            offset: 250,
+        };
+        for (record, expected) in [
+            (Record::Acked { plan: 1, base_offset: 0 }, LedgerError::OutOfOrder(1)),
+            (Record::Acked { plan: 9, base_offset: 0 }, LedgerError::NoPlan(9)),
+            (Record::Done { generation: Generation(8) }, LedgerError::NoGeneration(Generation(8))),
+        ] {
+            let before = ledger.clone();
+            assert_eq!(ledger.apply(record), Err(expected));
+            assert_eq!(ledger, before);
+        }
+        ledger.apply(Record::Acked { plan: 0, base_offset: 0 }).unwrap();
+        ledger.apply(Record::Acked { plan: 1, base_offset: 0 }).unwrap();
+        ledger.apply(Record::Plan(plan(2, 1, 300, 400))).unwrap();
+        assert_eq!(ledger.apply(Record::Acked { plan: 2, base_offset: 0 }), Err(gap));
+        for number in 3..7 {
+            ledger.apply(Record::Plan(plan(number, 1, 400 * number, 400 * number + 1))).unwrap();
+        }
+        let sixth = Record::Plan(plan(7, 1, 9_000, 9_001));
+        assert_eq!(ledger.apply(sixth), Err(LedgerError::TooManyPlans(0, "logs".into())));
+    }
+
+    #[test]
+    fn a_voided_plan_leaves_the_offset_where_it_was() {
+        let mut ledger = ledger(vec![Record::File(file(1, 0)), Record::Plan(plan(0, 1, 0, 100))]);
+        ledger.apply(Record::Void { plan: 0, why: "not in the partition".into() }).unwrap();
+        assert_eq!(ledger.files[&Generation(1)].offset, 0);
+        assert!(ledger.plans.is_empty());
+    }
+
+    #[test]
+    fn the_newest_generation_of_an_inode_is_its_current_one() {
+        let ledger = ledger(vec![Record::File(file(9, 0)), Record::File(file(1, 1))]);
+        let id = file(1, 1).id;
+        assert_eq!(ledger.current(&id).unwrap().generation, Generation(1));
+    }
+
+    #[test]
+    fn its_records_make_it_again_also_as_text() {
+        let mut odd = file(2, 0);
+        odd.path = PathBuf::from(std::ffi::OsString::from_vec(b"/tmp/\xff".to_vec()));
+        let ledger = ledger(vec![
+            Record::Input { input: "i".into() },
+            Record::File(file(1, 0)),
+            Record::File(odd),
+            Record::Pin { generation: Generation(1), target: target(0) },
+            Record::Head { generation: Generation(1), head: Head::of(b"head") },
+            Record::ScanFrom { target: target(0), from: 4 },
+            Record::Plan(plan(0, 1, 0, 100)),
+        ]);
+        let mut again = Ledger::default();
+        for record in ledger.records() {
+            let text = serde_json::to_vec(&record).unwrap();
+            again.apply(serde_json::from_slice(&text).unwrap()).unwrap();
+        }
+        assert_eq!(again, ledger);
+    }
+
+    #[test]
+    fn sequences_wrap() {
+        assert_eq!(record_count(0, 0), 1);
+        assert_eq!(record_count(5, 14), 10);
+        assert_eq!(record_count(i32::MAX, 1), 3);
+    }
+}

@@ -1,0 +1,334 @@
+//! The life of a file, as tables and as random lives checked against a model.
+
+use std::time::Duration;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn at(ms: u64) -> Mono {
+    Mono::from_millis(ms)
+}
+
+fn file() -> TailFile {
+    TailFile::new(0, 64, PollPolicy::default(), at(0))
+}
+
+fn step(file: &mut TailFile, event: Event, now: Mono) -> Vec<Action> {
+    let mut out = Vec::new();
+    file.on_event(event, now, &mut out);
+    file.check();
+    out
+}
+
+fn take(file: &mut TailFile, bytes: &[u8]) {
+    let from = file.lines.line_start();
+    file.lines.take(from, bytes, || true, |_| ());
+}
+
+/// A file of which `bytes` were read and acknowledged, open.
+fn read_file(bytes: &[u8]) -> TailFile {
+    let mut file = file();
+    let size = bytes.len() as u64;
+    assert_eq!(step(&mut file, Event::Tick, at(0)), [Action::Observe]);
+    assert_eq!(step(&mut file, Event::Observed { size, links: 1 }, at(0)), [Action::Open]);
+    assert_eq!(step(&mut file, Event::Opened { size, links: 1 }, at(0)), [Action::Read]);
+    take(&mut file, bytes);
+    assert_eq!(step(&mut file, Event::Read { bytes: size }, at(0)), []);
+    let to = file.read();
+    assert_eq!(step(&mut file, Event::Acked { to }, at(0)), []);
+    file
+}
+
+#[test]
+fn an_empty_file_is_not_even_opened() {
+    let mut file = file();
+    assert_eq!(step(&mut file, Event::Observed { size: 0, links: 1 }, at(0)), []);
+    assert!(file.is_idle());
+    assert_eq!(file.state(), State::Idle);
+}
+
+#[test]
+fn looks_get_rarer_with_quiet_and_stop_under_a_watch() {
+    let mut file = read_file(b"a\n");
+    assert_eq!(file.deadline(), Some(at(5)));
+    step(&mut file, Event::Observed { size: 2, links: 1 }, at(800));
+    assert_eq!(file.deadline(), Some(at(900)));
+    step(&mut file, Event::Observed { size: 2, links: 1 }, at(8_000));
+    assert_eq!(step(&mut file, Event::Tick, at(9_000)), [Action::Observe]);
+    step(&mut file, Event::Observed { size: 2, links: 1 }, at(9_000));
+    assert_eq!(step(&mut file, Event::Tick, at(10_200)), [Action::Close]);
+    assert!(file.is_idle() && file.deadline().is_some());
+    assert_eq!(step(&mut file, Event::Covered(true), at(10_200)), []);
+    assert_eq!(file.deadline(), None);
+    // The watch fires: the file is looked at, found longer, opened and read.
+    assert_eq!(step(&mut file, Event::Nudged, at(99_000)), [Action::Observe]);
+    assert_eq!(step(&mut file, Event::Covered(false), at(99_000)), []);
+    assert_eq!(step(&mut file, Event::Observed { size: 4, links: 1 }, at(99_000)), [Action::Open]);
+}
+
+#[test]
+fn a_shorter_file_starts_a_new_generation_at_zero() {
+    let mut file = read_file(b"one\ntwo\n");
+    let out = step(&mut file, Event::Observed { size: 4, links: 1 }, at(10));
+    let why = Restart::Truncated { size: 4, read: 8 };
+    assert_eq!(out, [Action::StartGeneration(why), Action::Read]);
+    assert_eq!((file.read(), file.acked()), (0, 0));
+}
+
+#[test]
+fn other_bytes_before_the_offset_start_a_new_generation() {
+    let mut file = read_file(b"one\n");
+    assert_eq!(step(&mut file, Event::Observed { size: 9, links: 1 }, at(10)), [Action::Read]);
+    let out = step(&mut file, Event::Rewritten, at(10));
+    let why = Restart::Rewritten { read: 4 };
+    assert_eq!(out, [Action::StartGeneration(why), Action::Observe]);
+    assert_eq!(step(&mut file, Event::Observed { size: 9, links: 1 }, at(10)), [Action::Read]);
+}
+
+#[test]
+fn a_deleted_file_is_read_to_its_end_and_its_acks_before_it_is_let_go() {
+    let mut file = read_file(b"one\n");
+    assert_eq!(step(&mut file, Event::NameLost, at(10)), [Action::Observe]);
+    assert_eq!(step(&mut file, Event::Observed { size: 11, links: 0 }, at(10)), [Action::Read]);
+    assert_eq!(file.state(), State::Deleted);
+    take(&mut file, b"two\nend");
+    assert_eq!(step(&mut file, Event::Read { bytes: 7 }, at(10)), []);
+    // Quiet for long enough: what has no line end is the last line.
+    assert_eq!(step(&mut file, Event::Observed { size: 11, links: 0 }, at(30_009)), []);
+    assert_eq!(step(&mut file, Event::Tick, at(40_000)), [Action::Observe]);
+    let seen = Event::Observed { size: 11, links: 0 };
+    assert_eq!(step(&mut file, seen.clone(), at(40_000)), [Action::TakeRest]);
+    assert_eq!(file.lines.take_rest(b"end").unwrap().text, b"end");
+    assert_eq!(step(&mut file, Event::Acked { to: 8 }, at(50_000)), [Action::Observe]);
+    assert_eq!(step(&mut file, seen.clone(), at(50_000)), []);
+    assert_eq!(step(&mut file, Event::Acked { to: 11 }, at(60_000)), [Action::Observe]);
+    let out = step(&mut file, seen, at(60_000));
+    assert_eq!(out, [Action::Close, Action::Forget { gone: true }]);
+}
+
+#[test]
+fn without_room_nothing_is_read_and_with_room_it_goes_on() {
+    let mut file = read_file(b"one\n");
+    assert_eq!(step(&mut file, Event::Observed { size: 8, links: 1 }, at(10)), [Action::Read]);
+    assert_eq!(step(&mut file, Event::Blocked(true), at(10)), []);
+    assert_eq!(file.state(), State::Blocked);
+    assert_eq!(step(&mut file, Event::Observed { size: 12, links: 1 }, at(300)), []);
+    assert_eq!(file.deadline(), Some(at(550)));
+    assert_eq!(step(&mut file, Event::Blocked(false), at(400)), [Action::Read]);
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_tried_again() {
+    let mut file = file();
+    assert_eq!(step(&mut file, Event::Observed { size: 8, links: 1 }, at(0)), [Action::Open]);
+    assert_eq!(step(&mut file, Event::OpenFailed, at(0)), []);
+    assert_eq!((file.state(), file.deadline()), (State::Unreadable, Some(at(5_000))));
+    assert_eq!(step(&mut file, Event::Tick, at(5_000)), [Action::Observe]);
+    assert_eq!(step(&mut file, Event::Observed { size: 8, links: 1 }, at(5_000)), [Action::Open]);
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+/// The world as the driver sees it: an inode, its names, an output that acknowledges some day.
+struct World {
+    random: Random,
+    now: Mono,
+    bytes: Vec<u8>,
+    named: bool,
+    links: u64,
+    file: TailFile,
+    queue: Vec<Action>,
+    open: bool,
+    room: bool,
+    written: u64,
+    current: Vec<u8>,
+    generations: u64,
+    to_ack: Vec<u64>,
+    forgotten: Option<bool>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self {
+            random: Random(seed),
+            now: at(0),
+            bytes: Vec::new(),
+            named: true,
+            links: 1,
+            file: TailFile::new(0, 24, PollPolicy::default(), at(0)),
+            queue: Vec::new(),
+            open: false,
+            room: true,
+            written: 0,
+            current: Vec::new(),
+            generations: 0,
+            to_ack: Vec::new(),
+            forgotten: None,
+        }
+    }
+
+    fn size(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    fn tell(&mut self, event: Event) {
+        let mut out = Vec::new();
+        self.file.on_event(event, self.now, &mut out);
+        self.file.check();
+        self.queue.extend(out);
+    }
+
+    fn write(&mut self) {
+        for _ in 0..self.random.below(6) {
+            self.written += 1;
+            let long = self.random.below(30);
+            let line = format!("{}{}", self.written, "x".repeat(usize::try_from(long).unwrap()));
+            self.bytes.extend(line.as_bytes());
+            if self.random.below(4) > 0 {
+                self.bytes.push(b'\n');
+            }
+        }
+    }
+
+    /// Performs every action the machine asked for.
+    fn perform(&mut self) {
+        while !self.queue.is_empty() {
+            let action = self.queue.remove(0);
+            match action {
+                Action::Open if self.named => {
+                    self.open = true;
+                    self.tell(Event::Opened { size: self.size(), links: self.links });
+                }
+                Action::Open => self.tell(Event::OpenMissed),
+                Action::Close => self.open = false,
+                Action::Observe if self.open || self.named => {
+                    self.tell(Event::Observed { size: self.size(), links: self.links });
+                }
+                Action::Observe => self.tell(Event::NameLost),
+                Action::Read if !self.room => self.tell(Event::Blocked(true)),
+                Action::Read => self.read(),
+                Action::TakeRest if !self.room => self.tell(Event::Blocked(true)),
+                Action::TakeRest => {
+                    let from = usize::try_from(self.file.lines.line_start()).unwrap();
+                    let bytes = self.bytes[from..].to_vec();
+                    let line = self.file.lines.take_rest(&bytes).unwrap();
+                    self.current.extend(line.text);
+                    self.to_ack.push(line.end);
+                }
+                Action::StartGeneration(_) => {
+                    self.current.clear();
+                    self.generations += 1;
+                    self.to_ack.clear();
+                }
+                Action::Forget { gone } => self.forgotten = Some(gone),
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        assert!(self.open, "a read without a descriptor");
+        if !self.bytes.starts_with(&self.current) {
+            return self.tell(Event::Rewritten);
+        }
+        let want = self.file.lines.next_read(16);
+        let from = usize::try_from(want.offset).unwrap();
+        let end = (from + want.len).min(self.bytes.len());
+        let bytes = self.bytes.get(from..end).unwrap_or_default().to_vec();
+        let mut lines = Vec::new();
+        self.file.lines.take(want.offset, &bytes, || true, |line| lines.push(line.end));
+        if let Some(end) = lines.last() {
+            let from = self.current.len();
+            let end = usize::try_from(*end).unwrap();
+            self.current.extend(&self.bytes[from..end]);
+            self.to_ack.push(end as u64);
+        }
+        self.tell(Event::Read { bytes: bytes.len() as u64 });
+    }
+
+    fn act(&mut self) {
+        match self.random.below(12) {
+            0..=4 if self.forgotten.is_none() => self.write(),
+            5 if self.named && self.random.below(4) == 0 => {
+                self.bytes.clear();
+            }
+            6 if self.random.below(10) == 0 => {
+                self.named = false;
+                self.links = self.random.below(2);
+                self.tell(Event::NameLost);
+            }
+            7 => {
+                self.room = !self.room;
+                if self.room {
+                    self.tell(Event::Blocked(false));
+                }
+            }
+            8 => {
+                for to in std::mem::take(&mut self.to_ack) {
+                    self.tell(Event::Acked { to });
+                }
+            }
+            9 => self.tell(Event::Nudged),
+            _ => {}
+        }
+        self.perform();
+        self.now = match self.file.deadline() {
+            Some(deadline) if self.random.below(3) > 0 => deadline.max(self.now),
+            _ => self.now + SECOND * u32::try_from(self.random.below(3)).unwrap(),
+        };
+        self.tell(Event::Tick);
+        self.perform();
+    }
+}
+
+/// Whatever happens to a file, what is emitted of its last generation is what stands in it, up to
+/// the last line end; and a file that lost its name is forgotten in the end.
+#[test]
+fn random_lives_emit_each_byte_once_and_end() {
+    let (mut forgotten, mut truncated) = (0, 0_u64);
+    for seed in 0..400 {
+        let mut world = World::new(seed);
+        for _ in 0..300 {
+            world.act();
+        }
+        // Let everything settle: a last line (without it a refill to the same size is not seen),
+        // room, acks, time.
+        if world.forgotten.is_none() {
+            world.bytes.extend(b"last\n");
+        }
+        world.room = true;
+        world.tell(Event::Blocked(false));
+        for _ in 0..200 {
+            world.perform();
+            for to in std::mem::take(&mut world.to_ack) {
+                world.tell(Event::Acked { to });
+            }
+            world.perform();
+            world.now = world.now + SECOND;
+            world.tell(Event::Tick);
+        }
+        truncated += world.generations;
+        let emitted = &world.current;
+        assert!(world.bytes.starts_with(emitted), "seed {seed}: other bytes");
+        let rest = &world.bytes[emitted.len()..];
+        if world.named {
+            assert!(!rest.contains(&b'\n'), "seed {seed}: a line was left behind");
+            assert_eq!(world.forgotten, None, "seed {seed}: forgotten with a name");
+        } else {
+            forgotten += 1;
+            assert!(world.forgotten.is_some(), "seed {seed}: never let go: {:?}", world.file);
+            if world.links == 0 && world.forgotten == Some(true) {
+                assert!(rest.is_empty(), "seed {seed}: deleted before its end was read");
+            }
+        }
+    }
+    assert!(forgotten > 50 && truncated > 50, "{forgotten} forgotten, {truncated} truncated");
+}

@@ -1,0 +1,3 @@
+//! Files: finding them, telling them apart, reading them.
+
+pub mod stat;
