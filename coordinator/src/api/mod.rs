@@ -20,7 +20,7 @@
 //! | API (key) | versions | what it expects |
 //! | --- | --- | --- |
 //! | ApiVersions (18) | 0-4 | as in Kafka; lists what follows |
-//! | BrokerRegistration (62) | 2-4 | see below |
+//! | BrokerRegistration (62) | 0-4 | see below; needs `log_dirs`, so version 2 or newer |
 //! | BrokerHeartbeat (63) | 0-1 | see below |
 //! | CreateTopics (19) | 2-7 | as in Kafka; replication factor 1 or -1; all names and configs are checked here |
 //! | DeleteTopics (20) | 1-6 | by name, or by id from version 6 |
@@ -59,3 +59,9 @@
 //! again and again from `image.offset`, replacing the image by `response.apply_to(&image)`. The records of one response are
 //! whole batches: publish the image after all of them. An empty answer after `max_wait_ms` (at most 30 s) is normal. A
 //! snapshot comes when the records are gone or `log_id` is another one; then what the image says can jump, also backwards.
+
+mod connection;
+mod convert;
+mod follow;
+pub mod server;
+pub mod service;

@@ -1,0 +1,147 @@
+//! The listener: accepts, shakes hands, and lets in brokers and coordinators of this cluster only.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tailway_daemon::tasks::Group;
+use tailway_daemon::{Stop, Tasks};
+use tailway_metadata::{BrokerId, ClusterId};
+use tailway_net::{Incoming, Listener, PeerIdentity};
+
+use super::connection;
+use super::service::{Peer, Service};
+use crate::metrics::CoordinatorMetrics;
+
+const ROLE_BROKER: &str = "broker";
+const ROLE_COORDINATOR: &str = "coordinator";
+/// How often the gauge of open connections is read.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Serves the coordinator's port.
+#[derive(Debug)]
+pub struct Server {
+    listener: Listener,
+    service: Service,
+    metrics: CoordinatorMetrics,
+    connections: Group,
+}
+
+impl Server {
+    /// Accepts from here on, until `tasks` stops: first the listener, then the connections.
+    pub fn start(listener: Listener, service: Service, metrics: CoordinatorMetrics, tasks: &Tasks) {
+        let connections = tasks.group("connections");
+        let server = Arc::new(Server { listener, service, metrics, connections });
+        tasks.spawn("listener", |stop| accept(server, stop));
+    }
+}
+
+async fn accept(server: Arc<Server>, mut stop: Stop) {
+    let mut gauge = tokio::time::interval(GAUGE_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.requested() => return,
+            incoming = server.listener.accept() => match incoming {
+                Ok(incoming) => {
+                    let name = format!("connection {}", incoming.peer);
+                    let serving = Arc::clone(&server);
+                    server.connections.spawn(name, |stop| serving.admit(incoming, stop));
+                }
+                Err(error) => {
+                    server.metrics.connections_refused.inc();
+                    tracing::warn!(%error, "no connection taken");
+                }
+            },
+            _ = gauge.tick() => {
+                let open = i64::try_from(server.listener.open_connections()).unwrap_or(i64::MAX);
+                server.metrics.connections.set(open);
+            }
+        }
+    }
+}
+
+impl Server {
+    async fn admit(self: Arc<Server>, incoming: Incoming, mut stop: Stop) {
+        let Some(established) = stop.unless(incoming.establish()).await else { return };
+        let accepted = match established {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.metrics.connections_refused.inc();
+                tracing::warn!(%error, "no connection taken");
+                return;
+            }
+        };
+        match who_is(accepted.identity.as_ref(), &self.service.cluster_id) {
+            Ok(who) => {
+                tracing::debug!(peer = %accepted.peer, ?who, "connected");
+                connection::serve(accepted, who, self.service.clone(), stop).await;
+            }
+            Err(why) => {
+                self.metrics.connections_refused.inc();
+                tracing::warn!(peer = %accepted.peer, "connection closed: {why}");
+            }
+        }
+    }
+}
+
+/// The role that a certificate gives, or why it gives none here.
+fn who_is(identity: Option<&PeerIdentity>, cluster: &ClusterId) -> Result<Peer, String> {
+    let wanted =
+        format!("wanted is spiffe://{cluster}/{ROLE_BROKER}/ID or .../{ROLE_COORDINATOR}/ID");
+    let Some(identity) = identity else {
+        return Err(format!("its certificate has no name; {wanted}"));
+    };
+    let Some(spiffe) = &identity.spiffe else {
+        let name = identity.common_name.as_deref().unwrap_or("nothing");
+        return Err(format!("its certificate names {name:?} and no SPIFFE id; {wanted}"));
+    };
+    if spiffe.cluster != cluster.0 {
+        return Err(format!("its certificate {spiffe} is of another cluster; {wanted}"));
+    }
+    match (spiffe.role.as_str(), spiffe.id.parse::<i32>()) {
+        (ROLE_BROKER, Ok(id)) if id >= 0 => Ok(Peer::Broker(BrokerId(id))),
+        (ROLE_BROKER, _) => Err(format!("its certificate {spiffe} has no broker id; {wanted}")),
+        (ROLE_COORDINATOR, _) => Ok(Peer::Coordinator(spiffe.id.clone())),
+        _ => Err(format!("its certificate {spiffe} is of another role; {wanted}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tailway_net::SpiffeId;
+
+    use super::*;
+
+    #[test]
+    fn only_brokers_and_coordinators_of_this_cluster_are_let_in() {
+        let cluster = ClusterId("c".into());
+        let spiffe = |uri: &str| PeerIdentity { spiffe: SpiffeId::parse(uri), common_name: None };
+        let wanted = "wanted is spiffe://c/broker/ID or .../coordinator/ID";
+        let refused = |text: &str| Err(format!("{text}; {wanted}"));
+        let cases = [
+            ("spiffe://c/broker/7", Ok(Peer::Broker(BrokerId(7)))),
+            ("spiffe://c/coordinator/a", Ok(Peer::Coordinator("a".into()))),
+            (
+                "spiffe://d/broker/7",
+                refused("its certificate spiffe://d/broker/7 is of another cluster"),
+            ),
+            (
+                "spiffe://c/agent/7",
+                refused("its certificate spiffe://c/agent/7 is of another role"),
+            ),
+            (
+                "spiffe://c/broker/x",
+                refused("its certificate spiffe://c/broker/x has no broker id"),
+            ),
+            (
+                "spiffe://c/broker/-1",
+                refused("its certificate spiffe://c/broker/-1 has no broker id"),
+            ),
+            ("https://c/broker/7", refused("its certificate names \"nothing\" and no SPIFFE id")),
+        ];
+        for (uri, expected) in cases {
+            assert_eq!(who_is(Some(&spiffe(uri)), &cluster), expected, "{uri}");
+        }
+        assert_eq!(who_is(None, &cluster), refused("its certificate has no name"));
+    }
+}

@@ -1,0 +1,228 @@
+//! The coordinator as a daemon: opens its data, leads, listens, and stops in reverse.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
+use tailway_daemon::{Context, Daemon, Deadline, Problems, StartError, Stragglers};
+use tailway_metadata::{ClusterImage, DirectoryId};
+use tailway_net::{Limits, Listener, Security};
+use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
+use tokio::sync::{mpsc, watch};
+use uuid::Uuid;
+
+use crate::api::server::Server;
+use crate::api::service::Service;
+use crate::config::Config;
+use crate::driver::{self, Driver};
+use crate::identity::{IDENTITY_FILE, Identity, IdentityError};
+use crate::machine::controller::Controller;
+use crate::metrics::CoordinatorMetrics;
+use crate::quorum::feed::Feed;
+use crate::quorum::node::{LOG_FILE, Node, NodeError, NodeSettings, Proposer, SNAPSHOT_FILE};
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A running coordinator.
+#[derive(Debug)]
+pub struct Coordinator {
+    context: Context,
+    node: Node,
+    address: std::net::SocketAddr,
+    _lock: DirLock,
+}
+
+impl Coordinator {
+    /// Where it listens: the real port, if the configuration says 0.
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+}
+
+impl Daemon for Coordinator {
+    const NAME: &'static str = "tailway-coordinator";
+    const ABOUT: &'static str = "Keeps what a Tailway cluster is: brokers, topics, leaders. Brokers connect to it over mutual TLS.";
+    const CONFIG_PATH: &'static str = "/etc/tailway/coordinator.yaml";
+
+    type Config = Config;
+
+    fn load_config(path: &Path) -> Result<Config, Problems> {
+        Config::load(path)
+    }
+
+    fn logging(config: &Config) -> &LoggingConfig {
+        &config.logging
+    }
+
+    fn admin(config: &Config) -> &AdminConfig {
+        &config.admin
+    }
+
+    async fn start(config: Config, context: Context) -> Result<Coordinator, StartError> {
+        let ready = context.ready.condition("raft", "the coordinator is starting");
+        let disk = FsDisk::shared();
+        let (lock, identity) = claim(Arc::clone(&disk), &config).await?;
+        // Bound before the data is touched: a held port is the likeliest mistake, and costs nothing to find.
+        let limits =
+            Limits { connections_max: config.connections, handshake_timeout: HANDSHAKE_TIMEOUT };
+        let listener = Listener::bind(&config.listen, Security::Tls(config.tls.clone()), limits)
+            .await
+            .map_err(|error| {
+                StartError::new(format!("cannot listen on {}", error.address))
+                    .because(error.cause)
+                    .next(error.next)
+            })?;
+        let address = listener.local_addr();
+        let settings = NodeSettings::new(
+            config.id,
+            config.listen.to_string(),
+            *identity.directory_id.0.as_bytes(),
+        );
+        let node = Node::start(disk, &config.data_dir, settings)
+            .await
+            .map_err(|error| node_error(&config.data_dir, &error))?;
+        if node.recovery().torn_bytes > 0 {
+            let torn_bytes = node.recovery().torn_bytes;
+            tracing::info!(torn_bytes, "an unfinished append was cut off the Raft log");
+        }
+        let metrics = CoordinatorMetrics::new(&context.metrics);
+        show(&context, &node, &config);
+        let (calls, queue) = mpsc::channel(driver::QUEUE);
+        let starting = Err("the coordinator is starting".to_owned());
+        let (leadership, leads) = watch::channel(starting);
+        let service = Service {
+            cluster_id: config.settings.cluster_id.clone(),
+            calls,
+            feed: node.feed().clone(),
+            leadership: leads,
+            metrics: metrics.clone(),
+        };
+        let driver = Driver {
+            controller: Controller::new(config.settings),
+            node_id: config.id,
+            proposer: node.proposer(),
+            feed: node.feed().clone(),
+            clock: context.clock.clone(),
+            calls: queue,
+            leadership,
+            ready,
+            metrics: metrics.clone(),
+            tasks: context.tasks.clone(),
+        };
+        context.tasks.spawn("controller", |stop| driver.run(stop));
+        Server::start(listener, service, metrics, &context.tasks);
+        tracing::info!(%address, data_dir = %config.data_dir.display(), "brokers may connect (mutual TLS)");
+        Ok(Coordinator { context, node, address, _lock: lock })
+    }
+
+    async fn stop(self, deadline: Deadline) -> Result<(), Stragglers> {
+        let tasks = self.context.tasks.stop(deadline).await;
+        let raft = match deadline.run(self.node.stop()).await {
+            Some(()) => Ok(()),
+            None => Err(Stragglers(vec!["raft".into()])),
+        };
+        Stragglers::collect([tasks, raft])
+    }
+}
+
+/// Locks the data directory and makes sure that it is ours.
+async fn claim(disk: Arc<dyn Disk>, config: &Config) -> Result<(DirLock, Identity), StartError> {
+    let (dir, id) = (config.data_dir.clone(), config.id);
+    let cluster_id = config.settings.cluster_id.clone();
+    let claim = move || -> Result<(DirLock, Identity), IdentityError> {
+        disk.create_dir_all(&dir)?;
+        let lock = DirLock::acquire(&dir)?;
+        let fresh = DirectoryId(Uuid::new_v4());
+        let data_files = [LOG_FILE, SNAPSHOT_FILE];
+        let identity = Identity::claim(disk.as_ref(), &dir, (&cluster_id, id), fresh, &data_files)?;
+        Ok((lock, identity))
+    };
+    let what = format!("cannot use the data directory {}", config.data_dir.display());
+    match tokio::task::spawn_blocking(claim).await {
+        Ok(Ok(claimed)) => Ok(claimed),
+        Ok(Err(error)) => Err(identity_error(what, &error)),
+        Err(error) => Err(StartError::new(what).cause(error)),
+    }
+}
+
+fn identity_error(what: String, error: &IdentityError) -> StartError {
+    let start = StartError::new(what).cause(error);
+    match error {
+        IdentityError::Disk(StorageError::Locked { .. }) => start
+            .next("stop the other coordinator, or set coordinator.data_dir to another directory"),
+        IdentityError::Disk(_) => {
+            start.next("check that the directory exists and may be written by this user")
+        }
+        IdentityError::OtherCluster { .. } | IdentityError::OtherCoordinator { .. } => start
+            .next("correct coordinator.cluster_id, coordinator.id or coordinator.data_dir")
+            .config(),
+        IdentityError::Malformed { .. } | IdentityError::Incomplete { .. } => start
+            .next(format!("restore the whole directory, {IDENTITY_FILE} included, from one backup"))
+            .config(),
+    }
+}
+
+fn node_error(dir: &Path, error: &NodeError) -> StartError {
+    let start = StartError::new(format!("cannot start Raft in {}", dir.display())).cause(error);
+    match error {
+        NodeError::OtherVoter { .. } => start.next("correct coordinator.id").config(),
+        NodeError::SnapshotMissing { .. } => start.config(),
+        NodeError::Log(_) | NodeError::Snapshot(_) => {
+            start.next("look at the file named above; restore the whole directory from one backup if it is damaged")
+        }
+        NodeError::Raft(_) => start.next("look at the messages above"),
+    }
+}
+
+/// What `/status` shows.
+fn show(context: &Context, node: &Node, config: &Config) {
+    let (proposer, id) = (node.proposer(), config.id);
+    let cluster_id = config.settings.cluster_id.clone();
+    context.status.section("cluster_id", move || json!(cluster_id));
+    context.status.section("raft", move || raft_status(&proposer, id));
+    let feed = node.feed().clone();
+    context.status.section("metadata", move || metadata_status(&feed));
+    let feed = node.feed().clone();
+    context.status.section("brokers", move || brokers_status(&feed.image()));
+    let feed = node.feed().clone();
+    context.status.section("topics", move || topics_status(&feed.image()));
+}
+
+fn raft_status(proposer: &Proposer, id: u64) -> Value {
+    let raft = proposer.status(id);
+    json!({
+        "id": id,
+        "term": raft.term,
+        "leader": raft.leader,
+        "leads": raft.leads,
+        "voters": raft.voters,
+        "last_log_index": raft.last_log_index,
+        "last_applied_index": raft.last_applied_index,
+        "snapshot_index": raft.snapshot_index,
+        "failure": raft.failure,
+    })
+}
+
+fn metadata_status(feed: &Feed) -> Value {
+    let image = feed.image();
+    json!({
+        "log_id": image.log_id,
+        "last_offset": image.offset.0 - 1,
+        "end_offset": image.offset,
+        "next_producer_id": image.next_producer_id,
+    })
+}
+
+fn brokers_status(image: &ClusterImage) -> Value {
+    image.brokers.values().map(|broker| json!(broker)).collect()
+}
+
+/// Topics shown in `/status`; `count` counts them all.
+const TOPICS_SHOWN: usize = 100;
+
+fn topics_status(image: &ClusterImage) -> Value {
+    let topics: Vec<Value> = image.topics().take(TOPICS_SHOWN).map(|topic| json!(topic)).collect();
+    json!({ "count": image.topics().len(), "first": topics })
+}

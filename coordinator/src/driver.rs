@@ -1,0 +1,225 @@
+//! The task that owns the controller: feeds it requests, leadership, commits and time, and performs its actions.
+//!
+//! Order of events: stop, the outcome of the proposal under way, Raft's state, requests, the deadline. A Raft that has
+//! stopped (its disk failed) ends the program: a coordinator that cannot commit must not look alive.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+
+use tailway_daemon::ready::Condition;
+use tailway_daemon::{Clock, Stop, Tasks};
+use tailway_metadata::time::Mono;
+use tailway_metadata::{MetadataLogId, MetadataRecord, Offset};
+use tokio::sync::{mpsc, oneshot, watch};
+use uuid::Uuid;
+
+use crate::machine::controller::Controller;
+use crate::machine::{Action, Event, Reply, Request, RequestId};
+use crate::metrics::CoordinatorMetrics;
+use crate::quorum::Applied;
+use crate::quorum::feed::Feed;
+use crate::quorum::node::{ProposeError, Proposer};
+
+/// Requests on their way to the controller.
+pub const QUEUE: usize = 256;
+
+/// A request with the place for its answer.
+#[derive(Debug)]
+pub struct Call {
+    pub request: Request,
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// `Ok` while this coordinator leads, else why not.
+pub type Leadership = Result<(), String>;
+
+/// What the driver works with.
+#[derive(Debug)]
+pub struct Driver {
+    pub controller: Controller,
+    pub node_id: u64,
+    pub proposer: Proposer,
+    pub feed: Feed,
+    pub clock: Clock,
+    pub calls: mpsc::Receiver<Call>,
+    pub leadership: watch::Sender<Leadership>,
+    pub ready: Condition,
+    pub metrics: CoordinatorMetrics,
+    pub tasks: Tasks,
+}
+
+type Proposal = Pin<Box<dyn Future<Output = Result<Applied, ProposeError>> + Send>>;
+
+#[derive(Default)]
+struct UnderWay {
+    next_id: u64,
+    replies: BTreeMap<RequestId, oneshot::Sender<Reply>>,
+    proposal: Option<Proposal>,
+    leads: bool,
+    /// The image that the metrics show.
+    shown: Option<Offset>,
+}
+
+impl Driver {
+    pub async fn run(mut self, mut stop: Stop) {
+        let mut under_way = UnderWay::default();
+        let mut raft = self.proposer.watch();
+        raft.mark_changed();
+        loop {
+            let deadline = self.controller.deadline();
+            let event = tokio::select! {
+                biased;
+                () = stop.requested() => break,
+                outcome = finished(&mut under_way.proposal) => {
+                    under_way.proposal = None;
+                    if outcome.is_err() {
+                        // Raft's state decides anew whether and as what to go on.
+                        under_way.leads = false;
+                        raft.mark_changed();
+                    }
+                    decided(outcome)
+                }
+                changed = raft.changed() => {
+                    if changed.is_err() {
+                        self.lost("Raft has ended");
+                        break;
+                    }
+                    match self.leadership_changed(&mut under_way).await {
+                        Some(event) => event,
+                        None => continue,
+                    }
+                }
+                Some(call) = self.calls.recv() => under_way.accept(call),
+                () = self.clock.sleep_until(deadline) => Event::Tick,
+            };
+            let now = self.clock.mono();
+            self.turn(event, now, &mut under_way);
+        }
+        self.tell_leadership(Err("the coordinator is stopping".into()));
+    }
+
+    fn turn(&mut self, event: Event, now: Mono, under_way: &mut UnderWay) {
+        let mut actions = Vec::new();
+        self.controller.on_event(event, now, &mut actions);
+        for action in actions {
+            match action {
+                Action::Propose(records) => {
+                    tell(&records);
+                    let proposer = self.proposer.clone();
+                    let proposal = async move { proposer.propose(records).await };
+                    under_way.proposal = Some(Box::pin(proposal));
+                }
+                Action::Reply { id, reply } => {
+                    if let Some(waiter) = under_way.replies.remove(&id) {
+                        // Whoever gave up waiting has dropped the receiver.
+                        drop(waiter.send(reply));
+                    }
+                }
+            }
+        }
+        if under_way.leads && self.controller.image().offset.0 > 0 {
+            self.ready.holds();
+        }
+        let image = self.feed.image();
+        if under_way.shown != Some(image.offset) {
+            under_way.shown = Some(image.offset);
+            self.metrics.show_image(&image);
+        }
+    }
+
+    /// What Raft's new state means to the controller, if anything.
+    async fn leadership_changed(&mut self, under_way: &mut UnderWay) -> Option<Event> {
+        let status = self.proposer.status(self.node_id);
+        self.metrics.show_raft(&status);
+        if let Some(failure) = &status.failure {
+            let why = format!("Raft has stopped: {failure}");
+            self.lost(&why);
+            under_way.leads = false;
+            return Some(Event::LeadsNoMore { why });
+        }
+        if status.leads == under_way.leads {
+            return None;
+        }
+        if status.leads && self.proposer.barrier().await.is_ok() {
+            under_way.leads = true;
+            self.tell_leadership(Ok(()));
+            tracing::info!(term = status.term, offset = %self.feed.image().offset, "leads");
+            let fresh_log_id = MetadataLogId(Uuid::new_v4());
+            return Some(Event::Leads { image: self.feed.image(), fresh_log_id });
+        }
+        under_way.leads = false;
+        let why = "Raft has no leader".to_owned();
+        self.ready.not_yet(why.clone());
+        self.tell_leadership(Err(why.clone()));
+        Some(Event::LeadsNoMore { why })
+    }
+
+    fn tell_leadership(&self, leadership: Leadership) {
+        // The value before is of no interest.
+        drop(self.leadership.send_replace(leadership));
+    }
+
+    fn lost(&self, why: &str) {
+        self.ready.not_yet(why);
+        self.tell_leadership(Err(why.to_owned()));
+        self.tasks.fail(why);
+    }
+}
+
+impl UnderWay {
+    fn accept(&mut self, call: Call) -> Event {
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        self.replies.insert(id, call.reply);
+        Event::Request { id, request: call.request }
+    }
+}
+
+fn decided(outcome: Result<Applied, ProposeError>) -> Event {
+    match outcome {
+        Ok(_) => Event::Committed,
+        Err(error) => {
+            tracing::error!(%error, "a proposal failed");
+            Event::ProposalFailed { why: error.to_string() }
+        }
+    }
+}
+
+async fn finished(proposal: &mut Option<Proposal>) -> Result<Applied, ProposeError> {
+    match proposal {
+        Some(proposal) => proposal.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What an operator wants to see in the log of what is about to be committed.
+fn tell(records: &[MetadataRecord]) {
+    for record in records {
+        match record {
+            MetadataRecord::Cluster(r) => {
+                tracing::info!(cluster_id = %r.cluster_id, log_id = %r.log_id, "new cluster");
+            }
+            MetadataRecord::RegisterBroker(b) => tracing::info!(
+                broker_id = %b.id, broker_epoch = %b.epoch, directory = %b.directory, endpoints = ?b.endpoints,
+                "broker registered"
+            ),
+            MetadataRecord::BrokerRegistrationChange(r) if r.fenced => {
+                tracing::warn!(broker_id = %r.broker_id, broker_epoch = %r.broker_epoch, "broker fenced");
+            }
+            MetadataRecord::BrokerRegistrationChange(r) => {
+                tracing::info!(broker_id = %r.broker_id, broker_epoch = %r.broker_epoch, "broker unfenced");
+            }
+            MetadataRecord::Topic(r) => {
+                tracing::info!(topic = %r.name, topic_id = %r.topic_id, "topic created");
+            }
+            MetadataRecord::RemoveTopic(r) => {
+                tracing::info!(topic_id = %r.topic_id, "topic deleted");
+            }
+            MetadataRecord::Config(_)
+            | MetadataRecord::Partition(_)
+            | MetadataRecord::PartitionChange(_)
+            | MetadataRecord::ProducerIds(_) => {}
+        }
+    }
+}
