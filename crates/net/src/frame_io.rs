@@ -97,6 +97,20 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// The announced length of the next frame, before its body is read: for a reader that first makes room for it.
+    /// `None` when the peer closed between frames. Safe to cancel.
+    pub async fn next_length(&mut self) -> Result<Option<usize>, FrameError> {
+        loop {
+            if let Some(length) = self.announced()? {
+                return Ok(Some(length));
+            }
+            self.buffer.reserve(READ_AHEAD);
+            if self.inner.read_buf(&mut self.buffer).await.map_err(FrameError::Io)? == 0 {
+                return self.at_end().map(|_| None);
+            }
+        }
+    }
+
     /// Whether a part of a frame has arrived: a peer that stops here is stalled, not idle.
     pub fn mid_frame(&self) -> bool {
         !self.buffer.is_empty()

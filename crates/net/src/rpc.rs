@@ -16,6 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
+use tailway_wire::WireError;
+use tailway_wire::api::ApiKey;
+use tailway_wire::frame::{self, RequestHeader};
+use tailway_wire::messages::{Decodable, Encodable, StrBytes};
+
 use crate::frame_io::{FrameReader, write_segments};
 
 /// Requests gathered into one vectored write when several are waiting.
@@ -75,7 +80,7 @@ pub struct PendingCall {
 #[derive(Debug)]
 struct Shared {
     peer: Arc<str>,
-    client_id: Option<String>,
+    client_id: Option<StrBytes>,
     over_tls: bool,
     in_flight: Arc<Semaphore>,
     waiters: Mutex<Waiters>,
@@ -116,7 +121,7 @@ impl RpcConnection {
         let (requests, queue) = mpsc::channel(options.in_flight_max.max(1));
         let shared = Arc::new(Shared {
             peer: peer.into(),
-            client_id: options.client_id,
+            client_id: options.client_id.map(StrBytes::from_string),
             over_tls,
             in_flight: Arc::new(Semaphore::new(options.in_flight_max.max(1))),
             waiters: Mutex::default(),
@@ -206,6 +211,53 @@ impl RpcConnection {
         F: FnOnce(i32) -> Result<Vec<Bytes>, E>,
     {
         self.begin(api, version, timeout, encode).await?.response().await
+    }
+
+    /// A request of a generated type and its answer.
+    pub async fn call<Req: Encodable, Resp: Decodable>(
+        &self,
+        api: ApiKey,
+        version: i16,
+        request: &Req,
+        timeout: Duration,
+    ) -> Result<Resp, RpcError> {
+        let encode =
+            |id| frame::encode_request(&self.header(api, version, id), request).map(|f| vec![f]);
+        let answer = self.call_raw(api.name(), version, timeout, encode).await?;
+        let (_, response) = frame::decode_response(api, version, answer)
+            .map_err(|cause| self.undecodable(api, version, &cause))?;
+        Ok(response)
+    }
+
+    /// A request whose body is already bytes (our private APIs); the body of its answer.
+    pub async fn call_body(
+        &self,
+        api: ApiKey,
+        version: i16,
+        body: &[u8],
+        timeout: Duration,
+    ) -> Result<Bytes, RpcError> {
+        let encode =
+            |id| frame::encode_request_raw(&self.header(api, version, id), body).map(|f| vec![f]);
+        let answer = self.call_raw(api.name(), version, timeout, encode).await?;
+        let (_, body) = frame::split_response(api, version, answer)
+            .map_err(|cause| self.undecodable(api, version, &cause))?;
+        Ok(body)
+    }
+
+    /// The header of a request on this connection.
+    pub fn header(&self, api: ApiKey, version: i16, correlation_id: i32) -> RequestHeader {
+        RequestHeader::new(api, version, correlation_id, self.shared.client_id.clone())
+    }
+
+    /// The error for an answer that does not decode.
+    pub fn undecodable(&self, api: ApiKey, version: i16, cause: &WireError) -> RpcError {
+        RpcError::Decode {
+            peer: Arc::clone(&self.shared.peer),
+            api: api.name(),
+            version,
+            cause: cause.to_string(),
+        }
     }
 
     /// Queues a request that has no answer (Produce with acks=0).
