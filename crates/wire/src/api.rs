@@ -120,7 +120,9 @@ apis! {
     CreateTopics = 19, 2..=7, accepted from 2, flexible from 5, BOTH;
     DeleteTopics = 20, 1..=6, accepted from 1, flexible from 4, BOTH;
     InitProducerId = 22, 0..=4, accepted from 0, flexible from 2, BROKER;
+    OffsetForLeaderEpoch = 23, 2..=4, accepted from 2, flexible from 4, BROKER;
     DescribeConfigs = 32, 1..=4, accepted from 1, flexible from 4, BROKER;
+    DescribeCluster = 60, 0..=0, accepted from 0, flexible from 0, BROKER;
     BrokerRegistration = 62, 0..=4, accepted from 0, flexible from 0, COORDINATOR;
     BrokerHeartbeat = 63, 0..=1, accepted from 0, flexible from 0, COORDINATOR;
     AllocateProducerIds = 67, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
@@ -223,14 +225,17 @@ mod tests {
     use super::*;
     use crate::messages::*;
 
-    /// (key, our flexible version per the generated types) for every API that has generated types.
-    fn generated() -> Vec<(ApiKey, fn(i16) -> (i16, i16), proto_kafka::protocol::VersionRange)> {
+    /// Version of an API to versions of its request and response headers.
+    type Headers = fn(i16) -> (i16, i16);
+
+    /// (key, header versions, versions that there are types of) for every API that has generated types.
+    fn generated() -> Vec<(ApiKey, Headers, proto_kafka::protocol::VersionRange)> {
         fn headers<R: Request>(version: i16) -> (i16, i16) {
             (R::header_version(version), R::Response::header_version(version))
         }
         macro_rules! rows {
             ($($request:ty),*) => {
-                vec![$((ApiKey::try_from(<$request>::KEY).unwrap(), headers::<$request> as fn(i16) -> (i16, i16), <$request>::VERSIONS)),*]
+                vec![$((ApiKey::try_from(<$request>::KEY).unwrap(), headers::<$request> as Headers, <$request>::VERSIONS)),*]
             };
         }
         rows![
@@ -251,7 +256,9 @@ mod tests {
             CreateTopicsRequest,
             DeleteTopicsRequest,
             InitProducerIdRequest,
+            OffsetForLeaderEpochRequest,
             DescribeConfigsRequest,
+            DescribeClusterRequest,
             BrokerRegistrationRequest,
             BrokerHeartbeatRequest,
             AllocateProducerIdsRequest

@@ -268,3 +268,6 @@ fn check_version(version: i16) -> Result<bool, WireError> {
     frame::check_accepted(API, version)?;
     Ok(API.is_flexible(version))
 }
+
+#[cfg(test)]
+mod tests;

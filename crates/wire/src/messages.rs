@@ -28,6 +28,8 @@ doors! {
     create_topics_response::CreateTopicsResponse,
     delete_topics_request::DeleteTopicsRequest,
     delete_topics_response::DeleteTopicsResponse,
+    describe_cluster_request::DescribeClusterRequest,
+    describe_cluster_response::DescribeClusterResponse,
     describe_configs_request::DescribeConfigsRequest,
     describe_configs_response::DescribeConfigsResponse,
     describe_groups_request::DescribeGroupsRequest,
@@ -53,6 +55,8 @@ doors! {
     offset_commit_response::OffsetCommitResponse,
     offset_fetch_request::OffsetFetchRequest,
     offset_fetch_response::OffsetFetchResponse,
+    offset_for_leader_epoch_request::OffsetForLeaderEpochRequest,
+    offset_for_leader_epoch_response::OffsetForLeaderEpochResponse,
     sync_group_request::SyncGroupRequest,
     sync_group_response::SyncGroupResponse,
 }

@@ -240,11 +240,14 @@ pub(crate) fn decode_uvarint(
 
 /// Appends an unsigned varint.
 pub(crate) fn put_uvarint(out: &mut impl BufMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
+    loop {
+        let [low, ..] = value.to_le_bytes();
         value >>= 7;
+        if value == 0 {
+            return out.put_u8(low);
+        }
+        out.put_u8(low | 0x80);
     }
-    out.put_u8(value as u8);
 }
 
 /// Maps small negative numbers to small unsigned ones.
@@ -423,3 +426,6 @@ impl Writer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

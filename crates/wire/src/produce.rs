@@ -305,3 +305,6 @@ impl Segments {
         Ok(self.done)
     }
 }
+
+#[cfg(test)]
+mod tests;

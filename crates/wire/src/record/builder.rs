@@ -324,22 +324,26 @@ impl BatchBuilder {
 }
 
 fn length(size: usize) -> Result<i64, WireError> {
-    let limit = i32::MAX as usize;
-    if size > limit {
-        return Err(WireError::TooLarge { what: "record", size, limit });
+    match i32::try_from(size) {
+        Ok(size) => Ok(i64::from(size)),
+        Err(_) => Err(WireError::TooLarge { what: "record", size, limit: i32::MAX as usize }),
     }
-    Ok(size as i64)
+}
+
+/// Bytes that a length or count takes as a zigzag varint.
+const fn length_size(size: usize) -> usize {
+    uvarint_size((size as u64) << 1)
 }
 
 fn nullable_size(bytes: Option<&[u8]>) -> usize {
-    bytes.map_or(1, |bytes| uvarint_size(zigzag(bytes.len() as i64)) + bytes.len())
+    bytes.map_or(1, |bytes| length_size(bytes.len()) + bytes.len())
 }
 
 fn headers_size(headers: &[(&str, Option<&[u8]>)]) -> usize {
     let sizes = headers
         .iter()
         .map(|(key, value)| nullable_size(Some(key.as_bytes())) + nullable_size(*value));
-    uvarint_size(zigzag(headers.len() as i64)) + sizes.sum::<usize>()
+    length_size(headers.len()) + sizes.sum::<usize>()
 }
 
 fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) -> Result<(), WireError> {

@@ -174,8 +174,7 @@ impl BatchHeader {
         if self.base_sequence < 0 {
             return self.base_sequence;
         }
-        let last = self.base_sequence as i64 + self.last_offset_delta as i64;
-        (last & i32::MAX as i64) as i32
+        self.base_sequence.wrapping_add(self.last_offset_delta) & i32::MAX
     }
 
     pub fn compression(&self) -> Result<Compression, WireError> {

@@ -8,7 +8,7 @@
 use lz4_flex::block;
 
 use super::xxh32::xxh32;
-use super::{Sink, corrupt};
+use super::{Sink, block_length, corrupt};
 use crate::error::WireError;
 use crate::record::Compression;
 
@@ -36,14 +36,15 @@ pub(in crate::record) fn compress(input: &[u8], out: &mut Vec<u8>) -> Result<(),
         let written = block::compress_into(piece, &mut out[start..])
             .map_err(|cause| corrupt(Compression::Lz4, cause))?;
         // A block may not be larger than what it holds: then it is stored as it is.
-        let length = if written < piece.len() {
+        let (size, stored) = if written < piece.len() {
             out.truncate(start + written);
-            written as u32
+            (written, 0)
         } else {
             out.truncate(start);
             out.extend_from_slice(piece);
-            piece.len() as u32 | STORED
+            (piece.len(), STORED)
         };
+        let length = block_length(Compression::Lz4, size)? | stored;
         out[length_at..start].copy_from_slice(&length.to_le_bytes());
     }
     out.extend_from_slice(&0_u32.to_le_bytes());
@@ -183,5 +184,6 @@ fn take<const N: usize>(rest: &mut &[u8], sink: &Sink) -> Result<[u8; N], WireEr
 }
 
 fn header_checksum(described: &[u8]) -> u8 {
-    (xxh32(described) >> 8) as u8
+    let [_, second, ..] = xxh32(described).to_le_bytes();
+    second
 }

@@ -64,6 +64,11 @@ impl Sink {
     }
 }
 
+/// The length of a block as both framings write it.
+fn block_length(codec: Compression, size: usize) -> Result<u32, WireError> {
+    u32::try_from(size).map_err(|_| corrupt(codec, "a block is too large"))
+}
+
 fn corrupt(codec: Compression, cause: impl ToString) -> WireError {
     WireError::Codec { codec, cause: cause.to_string() }
 }

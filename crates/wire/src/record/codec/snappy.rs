@@ -6,7 +6,7 @@
 
 use snap::raw::{Decoder, Encoder, decompress_len, max_compress_len};
 
-use super::{Sink, corrupt};
+use super::{Sink, block_length, corrupt};
 use crate::error::WireError;
 use crate::record::Compression;
 
@@ -43,7 +43,8 @@ impl Compressor {
                 .compress(piece, &mut out[start..])
                 .map_err(|cause| corrupt(Compression::Snappy, cause))?;
             out.truncate(start + written);
-            out[length_at..start].copy_from_slice(&(written as u32).to_be_bytes());
+            let length = block_length(Compression::Snappy, written)?;
+            out[length_at..start].copy_from_slice(&length.to_be_bytes());
         }
         Ok(())
     }
