@@ -1,0 +1,328 @@
+//! The owner's side of a log: appends groups of batches, rolls segments, hands out what has to be synced.
+//!
+//! Appends go to the page cache at once. What a sync has to cover gathers here (data, sealed files, new names, small files
+//! to rewrite) and leaves as one `FlushJob`, which runs on a thread that may block.
+//! Invariants: after a failed write or sync nothing is written any more (`Fence`); a flush job covers everything that was
+//! appended before it was taken; small files are rewritten only after the data they speak of is durable.
+
+use std::collections::BTreeMap;
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tailway_metadata::time::WallMs;
+use tailway_storage::{Disk, DiskFile, Fence, OpenMode, StorageError, atomic_replace};
+use tailway_wire::record::BatchHeader;
+
+use super::config::LogConfig;
+use super::segment::{BatchMeta, Contents, Segment};
+use super::view::LogView;
+use super::{checkpoint, files, names, snapshot};
+use crate::machine::producers::Producers;
+use crate::machine::retention::{self, RetentionLimits};
+
+/// Snapshots kept besides the newest: should that one be unreadable, less of the log has to be read.
+const OLDER_SNAPSHOTS_KEPT: usize = 1;
+
+/// A batch with its place: the patched header, and the bytes to write.
+#[derive(Debug, Clone)]
+pub struct PlacedBatch {
+    pub header: BatchHeader,
+    pub parts: [Bytes; 2],
+}
+
+/// The writing side of one log.
+#[derive(Debug)]
+pub struct Log {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    config: LogConfig,
+    view: Arc<LogView>,
+    fence: Fence,
+    active: Arc<Segment>,
+    file: Option<Arc<dyn DiskFile>>,
+    unsynced: Unsynced,
+    snapshots: Vec<i64>,
+    /// Something was appended since it was opened.
+    changed: bool,
+}
+
+#[derive(Debug, Default)]
+struct Unsynced {
+    data: bool,
+    sealed: Vec<Arc<dyn DiskFile>>,
+    names: bool,
+    rewrites: BTreeMap<PathBuf, Vec<u8>>,
+    removals: Vec<PathBuf>,
+}
+
+/// Everything that makes the log durable up to a point. Runs on a thread that may block.
+#[derive(Debug)]
+pub struct FlushJob {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    fence: Fence,
+    syncs: Vec<Arc<dyn DiskFile>>,
+    names: bool,
+    rewrites: BTreeMap<PathBuf, Vec<u8>>,
+    removals: Vec<PathBuf>,
+}
+
+impl FlushJob {
+    /// Syncs everything. A failure fences the log.
+    pub fn run(self) -> Result<(), StorageError> {
+        let Self { disk, dir, fence, syncs, names, rewrites, removals } = self;
+        for file in syncs {
+            fence.guard(file.path(), || file.sync_data())?;
+        }
+        if names {
+            fence.guard(&dir, || disk.sync_dir(&dir))?;
+        }
+        for (path, bytes) in rewrites {
+            fence.guard(&path, || atomic_replace(disk.as_ref(), &path, &bytes))?;
+        }
+        for path in removals {
+            // A file that stays takes room, no more; the next start removes it.
+            files::remove_if_there(disk.as_ref(), &path).ok();
+        }
+        Ok(())
+    }
+}
+
+impl Log {
+    /// Goes on where recovery ended.
+    pub fn new(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        config: LogConfig,
+        view: Arc<LogView>,
+        active: Arc<Segment>,
+        snapshots: Vec<i64>,
+    ) -> Self {
+        Self {
+            disk,
+            dir: dir.to_path_buf(),
+            config,
+            view,
+            fence: Fence::new(),
+            active,
+            file: None,
+            unsynced: Unsynced::default(),
+            snapshots,
+            changed: false,
+        }
+    }
+
+    pub fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
+    pub fn reconfigure(&mut self, config: LogConfig) {
+        self.config = config;
+    }
+
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn log_end(&self) -> i64 {
+        self.active.next_offset()
+    }
+
+    /// Writes `batches`, whose offsets follow the log end, as few writes as segments allow. `producers` is the state that
+    /// includes them.
+    pub fn append(
+        &mut self,
+        batches: &[PlacedBatch],
+        producers: &Producers,
+        now: WallMs,
+    ) -> Result<(), StorageError> {
+        let mut facts = self.active.active_facts();
+        let mut run = 0;
+        for (i, batch) in batches.iter().enumerate() {
+            let header = &batch.header;
+            let size = header.size() as u64;
+            let full = retention::should_roll(
+                &facts,
+                size,
+                header.last_offset(),
+                header.max_timestamp,
+                u64::from(self.config.segment_bytes),
+                self.config.segment_ms,
+                now,
+            );
+            if full && facts.bytes > 0 {
+                self.write(&batches[run..i], now)?;
+                self.roll(header.base_offset, producers, now)?;
+                (run, facts) = (i, self.active.active_facts());
+            }
+            facts.bytes += size;
+            facts.first_timestamp.get_or_insert(header.max_timestamp);
+        }
+        self.write(&batches[run..], now)
+    }
+
+    fn write(&mut self, batches: &[PlacedBatch], now: WallMs) -> Result<(), StorageError> {
+        let Some(first) = batches.first() else { return Ok(()) };
+        self.note_epochs(batches);
+        debug_assert!(first.header.base_offset >= self.active.next_offset());
+        let file = self.active_file()?;
+        let slices: Vec<IoSlice<'_>> =
+            batches.iter().flat_map(|batch| &batch.parts).map(|part| IoSlice::new(part)).collect();
+        let position = self.active.size();
+        self.fence.guard(file.path(), || file.write_all_at(&slices, position))?;
+        let metas: Vec<BatchMeta> =
+            batches.iter().map(|batch| BatchMeta::from(&batch.header)).collect();
+        self.active.account(&metas, u64::from(self.config.index_interval_bytes), now);
+        (self.unsynced.data, self.changed) = (true, true);
+        if self.active.wants_index_write() {
+            self.write_indexes()?;
+        }
+        Ok(())
+    }
+
+    fn note_epochs(&mut self, batches: &[PlacedBatch]) {
+        let encoded = self.view.with_epochs(|epochs| {
+            let mut changed = false;
+            for PlacedBatch { header, .. } in batches {
+                changed |= epochs.assign(header.partition_leader_epoch, header.base_offset);
+            }
+            changed.then(|| epochs.encode())
+        });
+        if let Some(bytes) = encoded {
+            self.unsynced.rewrites.insert(self.dir.join(checkpoint::LEADER_EPOCHS), bytes);
+        }
+    }
+
+    fn active_file(&mut self) -> Result<Arc<dyn DiskFile>, StorageError> {
+        if let Some(file) = &self.file {
+            return Ok(Arc::clone(file));
+        }
+        let path = self.active.path();
+        let file = self.fence.guard(path, || self.disk.open(path, OpenMode::Write))?;
+        self.active.hold_file(Arc::clone(&file));
+        self.file = Some(Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn write_indexes(&self) -> Result<(), StorageError> {
+        self.fence.guard(self.active.path(), || self.active.write_indexes())
+    }
+
+    /// Seals the active segment and begins a new one at `base_offset`.
+    pub fn roll(
+        &mut self,
+        base_offset: i64,
+        producers: &Producers,
+        now: WallMs,
+    ) -> Result<(), StorageError> {
+        let sealed = self.active_file()?;
+        let old = Arc::clone(&self.active);
+        let indexes = self.fence.guard(old.path(), || old.finish_indexes())?;
+        self.unsynced.sealed.push(sealed);
+        self.unsynced.sealed.extend(indexes);
+        self.snapshot(base_offset, producers);
+        let contents = Contents::empty(&self.dir, base_offset);
+        let segment =
+            Arc::new(Segment::new(Arc::clone(&self.disk), &self.dir, base_offset, contents, now));
+        let file = self.fence.guard(segment.path(), || {
+            let file = self.disk.open(segment.path(), OpenMode::Create)?;
+            file.set_len(0)?;
+            segment.write_indexes()?;
+            Ok(file)
+        })?;
+        segment.hold_file(Arc::clone(&file));
+        self.file = Some(file);
+        (self.unsynced.data, self.unsynced.names, self.changed) = (true, true, true);
+        self.active = Arc::clone(&segment);
+        self.view.change_segments(|segments| segments.push(segment));
+        old.release();
+        Ok(())
+    }
+
+    fn snapshot(&mut self, offset: i64, producers: &Producers) {
+        if self.snapshots.last() == Some(&offset) {
+            return;
+        }
+        let path = names::file(&self.dir, offset, names::SNAPSHOT);
+        self.unsynced.rewrites.insert(path, snapshot::encode(producers, offset));
+        self.snapshots.push(offset);
+        let old = self.snapshots.len().saturating_sub(1 + OLDER_SNAPSHOTS_KEPT);
+        let gone = self.snapshots.drain(..old);
+        let gone = gone.map(|offset| names::file(&self.dir, offset, names::SNAPSHOT));
+        self.unsynced.removals.extend(gone);
+    }
+
+    /// What has to be synced so that everything appended so far is durable.
+    pub fn take_flush(&mut self) -> Result<FlushJob, StorageError> {
+        self.fence.check()?;
+        if self.unsynced.data {
+            self.write_indexes()?;
+        }
+        let Unsynced { data, sealed: mut syncs, names, rewrites, removals } =
+            std::mem::take(&mut self.unsynced);
+        if data && let Some(file) = &self.file {
+            syncs.push(Arc::clone(file));
+        }
+        let (disk, dir, fence) = (Arc::clone(&self.disk), self.dir.clone(), self.fence.clone());
+        Ok(FlushJob { disk, dir, fence, syncs, names, rewrites, removals })
+    }
+
+    /// Writes everything that a clean start relies on; the job makes it durable. Nothing may be appended afterwards.
+    pub fn close(&mut self, producers: &Producers) -> Result<FlushJob, StorageError> {
+        self.fence.check()?;
+        if self.changed {
+            let active = Arc::clone(&self.active);
+            let indexes = self.fence.guard(active.path(), || active.finish_indexes())?;
+            self.unsynced.sealed.extend(indexes);
+            self.unsynced.names = true;
+            self.snapshot(active.next_offset(), producers);
+        }
+        let job = self.take_flush()?;
+        self.active.release();
+        self.file = None;
+        Ok(job)
+    }
+
+    /// Takes the segments that retention lets go out of the list and returns them, oldest first; the log then starts at
+    /// the first that is left. Their files are still there.
+    pub fn apply_retention(
+        &mut self,
+        log_start: i64,
+        high_watermark: i64,
+        producers: &Producers,
+        now: WallMs,
+    ) -> Result<Vec<Arc<Segment>>, StorageError> {
+        let segments = self.view.segments();
+        let facts: Vec<_> = segments.iter().map(|segment| segment.facts()).collect();
+        let limits = RetentionLimits {
+            retention_ms: if self.config.compact { None } else { self.config.retention_ms },
+            retention_bytes: if self.config.compact { None } else { self.config.retention_bytes },
+        };
+        let count = retention::deletable(&facts, log_start, high_watermark, limits, now);
+        if count == segments.len() {
+            self.roll(self.log_end(), producers, now)?;
+        }
+        if count > 0 {
+            self.view.change_segments(|segments| drop(segments.drain(..count)));
+        }
+        Ok(segments[..count].to_vec())
+    }
+}
+
+/// Deletes the files of segments that no list has any more, oldest first.
+pub fn delete_segments(
+    disk: &dyn Disk,
+    dir: &Path,
+    segments: &[Arc<Segment>],
+) -> Result<(), StorageError> {
+    for segment in segments {
+        files::remove_segment(disk, dir, segment.base_offset())?;
+    }
+    if segments.is_empty() { Ok(()) } else { disk.sync_dir(dir) }
+}
