@@ -1,3 +1,5 @@
 //! Files: finding them, telling them apart, reading them.
 
+pub mod discover;
+pub mod glob;
 pub mod stat;

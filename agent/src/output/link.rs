@@ -1,0 +1,205 @@
+//! One partition's task: resolve what is in doubt, get a producer identity, send.
+//!
+//! The shipper's lane says `Begin` once at its start and again after its pipeline stopped; between
+//! that and `Began` nothing is sent. Until something works it is tried again, and what is in the
+//! way is told. Then batches go out in the order in which they come.
+//!
+//! A request of a process that was killed may still be on its way when its successor looks for it.
+//! So the first look waits a moment, and when the first new batch is stored, what lies between the
+//! look and that batch is looked at again: a batch found only then has been sent twice, and that
+//! is told instead of hidden.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tailway_client::machine::pipeline::{Ack, ProducerIdentity, StopReason};
+use tailway_client::produce::{SenderEvent, SenderOptions};
+use tailway_client::{Client, ClientError, OffsetSpec, PartitionSender, TopicPartition};
+use tailway_daemon::Stop;
+use tailway_net::backoff::Backoff;
+use tokio::sync::mpsc;
+
+use super::inbox::{Inbox, LaneId, Message};
+use super::resolve::{Doubt, scan};
+
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// For requests of a process that died a moment ago.
+const SETTLE: Duration = Duration::from_secs(1);
+
+/// What the lane wants.
+#[derive(Debug)]
+pub enum Command {
+    /// Find out about `doubts`, then get ready to send. `scan_from`: where to look; `None` if
+    /// nothing was ever sent to this partition.
+    Begin { doubts: Vec<Doubt>, scan_from: Option<i64> },
+    /// A batch with the next sequences of the identity in `Began`.
+    Batch { bytes: Bytes, count: i32 },
+}
+
+/// The link is ready to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Began {
+    pub identity: ProducerIdentity,
+    /// What is looked for later lies behind this offset.
+    pub scan_from: i64,
+    /// Base offsets of the doubtful batches that are stored.
+    pub found: Vec<Option<i64>>,
+}
+
+/// The task's side of a lane.
+#[derive(Debug)]
+pub struct Link {
+    pub lane: LaneId,
+    pub client: Client,
+    pub partition: TopicPartition,
+    pub request_timeout: Duration,
+    pub inbox: Inbox,
+}
+
+/// Doubtful batches that were not there at the first look, which ended at `looked_to`.
+struct Missing {
+    doubts: Vec<Doubt>,
+    looked_to: i64,
+}
+
+impl Link {
+    /// Runs until the lane is dropped or the program stops.
+    pub async fn run(self, mut commands: mpsc::Receiver<Command>, mut stop: Stop) {
+        loop {
+            let Some(Some(command)) = stop.unless(commands.recv()).await else { return };
+            // Batches that were on their way when the pipeline stopped come again later.
+            let Command::Begin { doubts, scan_from } = command else { continue };
+            let Some((began, missing)) = self.begin(&doubts, scan_from, &mut stop).await else {
+                return;
+            };
+            let identity = began.identity;
+            self.inbox.send(Message::Began { lane: self.lane, began });
+            if self.send(identity, missing, &mut commands, &mut stop).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        doubts: &[Doubt],
+        scan_from: Option<i64>,
+        stop: &mut Stop,
+    ) -> Option<(Began, Missing)> {
+        let seed = self.partition.partition.unsigned_abs();
+        let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX, u64::from(seed));
+        if !doubts.is_empty() {
+            stop.unless(tokio::time::sleep(SETTLE)).await?;
+        }
+        loop {
+            match stop.unless(self.try_begin(doubts, scan_from)).await? {
+                Ok(began) => return Some(began),
+                Err(error) => self.tell_trouble(error.to_string()),
+            }
+            stop.unless(tokio::time::sleep(backoff.next_pause())).await?;
+        }
+    }
+
+    async fn try_begin(
+        &self,
+        doubts: &[Doubt],
+        scan_from: Option<i64>,
+    ) -> Result<(Began, Missing), ClientError> {
+        let scan_from = match scan_from {
+            Some(from) => from,
+            None => {
+                let spec = [(self.partition.clone(), OffsetSpec::Latest)];
+                self.client.list_offsets(&spec).await?.first().map_or(0, |listed| listed.offset)
+            }
+        };
+        let mut found = Vec::new();
+        let mut looked_to = scan_from;
+        if !doubts.is_empty() {
+            let scanned = scan(&self.client, &self.partition, scan_from, None, doubts).await?;
+            (found, looked_to) = (scanned.found, scanned.end.max(scan_from));
+        }
+        let identity = self.client.init_producer_id().await?;
+        let missing = doubts.iter().zip(&found).filter(|(_, found)| found.is_none());
+        let missing = missing.map(|(doubt, _)| *doubt).collect();
+        let began = Began { identity, scan_from, found };
+        Ok((began, Missing { doubts: missing, looked_to }))
+    }
+
+    /// Sends until the pipeline stops (`Some`), or nobody wants to send any more.
+    async fn send(
+        &self,
+        identity: ProducerIdentity,
+        mut missing: Missing,
+        commands: &mut mpsc::Receiver<Command>,
+        stop: &mut Stop,
+    ) -> Option<()> {
+        let options =
+            SenderOptions { request_timeout: self.request_timeout, ..SenderOptions::default() };
+        let (mut sender, mut events) = PartitionSender::start(
+            self.client.clone(),
+            self.partition.clone(),
+            identity,
+            options,
+        );
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.requested() => return None,
+                event = events.recv() => match event? {
+                    SenderEvent::Acked(ack) => {
+                        self.look_again(&mut missing, &ack).await;
+                        self.inbox.send(Message::Acked { lane: self.lane, ack });
+                    }
+                    SenderEvent::Retrying { cause, .. } => self.tell_trouble(cause),
+                    SenderEvent::Stopped { reason, open } => {
+                        self.tell_stopped(reason, open);
+                        return Some(());
+                    }
+                },
+                command = commands.recv() => match command? {
+                    // A pipeline that stopped meanwhile says so as its last event.
+                    Command::Batch { bytes, count } => drop(sender.push(bytes, count).await),
+                    Command::Begin { .. } => {
+                        tracing::error!(partition = %self.partition, "a lane began twice");
+                    }
+                },
+            }
+        }
+    }
+
+    /// After the first acknowledgement: is anything stored by now that was not at the first look?
+    async fn look_again(&self, missing: &mut Missing, ack: &Ack) {
+        if missing.doubts.is_empty() || ack.base_offset <= missing.looked_to {
+            missing.doubts.clear();
+            return;
+        }
+        let doubts = std::mem::take(&mut missing.doubts);
+        let (from, to) = (missing.looked_to, Some(ack.base_offset));
+        match scan(&self.client, &self.partition, from, to, &doubts).await {
+            Ok(scanned) => {
+                let found = doubts.iter().zip(&scanned.found).filter(|(_, found)| found.is_some());
+                let count = |doubt: &Doubt| {
+                    i64::from(doubt.last_sequence) - i64::from(doubt.first_sequence) + 1
+                };
+                let records = found.map(|(doubt, _)| count(doubt)).sum();
+                if records > 0 {
+                    self.inbox.send(Message::Repeated { lane: self.lane, records });
+                }
+            }
+            Err(error) => self.tell_trouble(format!("cannot look again: {error}")),
+        }
+    }
+
+    fn tell_trouble(&self, cause: String) {
+        self.inbox.send(Message::LaneTrouble { lane: self.lane, cause });
+    }
+
+    fn tell_stopped(
+        &self,
+        reason: StopReason,
+        open: Vec<tailway_client::machine::pipeline::SequencedBatch>,
+    ) {
+        self.inbox.send(Message::Stopped { lane: self.lane, reason, open });
+    }
+}

@@ -1,0 +1,120 @@
+//! What became of batches that were sent but never acknowledged to us: they are looked for.
+//!
+//! A producer id is never used twice, so a batch with that id, epoch and sequences is the planned
+//! one and nothing else. The partition is scanned, headers only, from the offset behind the last
+//! acknowledged batch to the high watermark.
+
+use std::time::Duration;
+
+use tailway_client::{
+    Client, ClientError, FetchFrom, FetchLimits, OffsetSpec, TopicPartition,
+};
+use tailway_wire::error_code::ErrorCode;
+use tailway_wire::record::{BatchHeader, BatchIter};
+
+const FETCH_BYTES: i32 = 1 << 20;
+
+/// A batch that may or may not be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Doubt {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    pub first_sequence: i32,
+    pub last_sequence: i32,
+}
+
+impl Doubt {
+    fn is(&self, batch: &BatchHeader) -> bool {
+        self.producer_id == batch.producer_id
+            && self.producer_epoch == batch.producer_epoch
+            && self.first_sequence == batch.base_sequence
+            && self.last_sequence == batch.last_sequence()
+    }
+}
+
+/// What a scan found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scanned {
+    /// Base offset of each doubtful batch, if it is there; in the order of the doubts.
+    pub found: Vec<Option<i64>>,
+    /// Everything below it was looked at.
+    pub end: i64,
+}
+
+/// Looks for batches from `from` on, up to `to` (by default what is committed now).
+pub async fn scan(
+    client: &Client,
+    partition: &TopicPartition,
+    from: i64,
+    to: Option<i64>,
+    doubts: &[Doubt],
+) -> Result<Scanned, ClientError> {
+    let specs = [(partition.clone(), OffsetSpec::Earliest), (partition.clone(), OffsetSpec::Latest)];
+    let mut bounds = [0, 0];
+    for (bound, spec) in bounds.iter_mut().zip(&specs) {
+        let listed = client.list_offsets(std::slice::from_ref(spec)).await?;
+        *bound = listed.first().map_or(0, |listed| listed.offset);
+    }
+    let [earliest, latest] = bounds;
+    let end = to.unwrap_or(latest).min(latest);
+    let mut scanned = Scanned { found: vec![None; doubts.len()], end };
+    let mut offset = from.max(earliest);
+    while offset < end && scanned.found.iter().any(Option::is_none) {
+        let records = fetch(client, partition, offset).await?;
+        let before = offset;
+        for batch in BatchIter::new(records) {
+            let batch = batch.map_err(|cause| ClientError::BadRecords {
+                partition: partition.clone(),
+                offset,
+                cause: cause.to_string(),
+            })?;
+            let header = batch.header;
+            for (found, doubt) in scanned.found.iter_mut().zip(doubts) {
+                if doubt.is(&header) {
+                    *found = Some(header.base_offset);
+                }
+            }
+            offset = offset.max(header.next_offset());
+        }
+        if offset == before {
+            return Err(ClientError::BadRecords {
+                partition: partition.clone(),
+                offset,
+                cause: format!("the partition reaches to {end}, but nothing is there"),
+            });
+        }
+    }
+    Ok(scanned)
+}
+
+async fn fetch(
+    client: &Client,
+    partition: &TopicPartition,
+    offset: i64,
+) -> Result<bytes::Bytes, ClientError> {
+    let route = client.route(partition).await?;
+    let from = FetchFrom {
+        partition: partition.clone(),
+        offset,
+        leader_epoch: -1,
+        bytes_max: FETCH_BYTES,
+    };
+    let limits = FetchLimits {
+        wait_max: Duration::from_millis(500),
+        bytes_min: 1,
+        bytes_max: FETCH_BYTES,
+    };
+    let fetched = client.fetch(route.leader, &[from], limits).await?;
+    let Some(fetched) = fetched.into_iter().next() else { return Ok(bytes::Bytes::new()) };
+    if fetched.error != ErrorCode::NONE {
+        client.invalidate(&partition.topic);
+        return Err(ClientError::Refused {
+            broker: format!("broker {}", route.leader).into(),
+            api: "Fetch",
+            subject: partition.to_string(),
+            code: fetched.error,
+            message: None,
+        });
+    }
+    Ok(fetched.records)
+}
