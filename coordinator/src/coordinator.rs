@@ -167,7 +167,7 @@ fn identity_error(what: String, error: &IdentityError) -> StartError {
 fn node_error(dir: &Path, error: &NodeError) -> StartError {
     let start = StartError::new(format!("cannot start Raft in {}", dir.display())).cause(error);
     match error {
-        NodeError::OtherVoter { .. } => start.next("correct coordinator.id").config(),
+        NodeError::OtherVoters { .. } => start.next("correct coordinator.id").config(),
         NodeError::SnapshotMissing { .. } => start.config(),
         NodeError::Log(_) | NodeError::Snapshot(_) => {
             start.next("look at the file named above; restore the whole directory from one backup if it is damaged")

@@ -127,6 +127,16 @@ impl RaftLog {
         self.lock().purged
     }
 
+    /// Forgets that this node led, as Raft wants after a restart; openraft would go on in the same term otherwise, and an
+    /// entry could get the id of one that a power cut took. Returns the term; 0 in a new log.
+    pub fn step_down(&self) -> u64 {
+        let mut memory = self.lock();
+        let Some(vote) = memory.vote else { return 0 };
+        let term = vote.leader_id().get_term();
+        memory.vote = vote.leader_id().voted_for().map(|node| Vote::new(term, node));
+        term
+    }
+
     fn lock(&self) -> MutexGuard<'_, Memory> {
         // Nothing inside the lock panics half way through a change.
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)

@@ -60,8 +60,8 @@ pub enum NodeError {
         snapshot.map_or_else(|| "nothing".to_owned(), |index| format!("entries up to {index}"))
     )]
     SnapshotMissing { purged: u64, snapshot: Option<u64> },
-    #[error("the data directory belongs to coordinator {found}, the configuration says {id}")]
-    OtherVoter { id: u64, found: String },
+    #[error("the voters of this data directory are {found:?}, the configuration says {id} alone")]
+    OtherVoters { id: u64, found: Vec<u64> },
     #[error("Raft did not start: {0}")]
     Raft(String),
 }
@@ -129,39 +129,39 @@ impl Node {
         let feed = Feed::new();
         let open = open(disk, dir.to_owned(), settings.identity, feed.clone());
         let (log, writer, recovery, machine) = open.await?;
+        let last_term = log.step_down();
         let config = config(&settings)?;
         let raft = Raft::new(settings.id, config, NoPeers, log, machine)
             .await
             .map_err(|fatal| NodeError::Raft(fatal.to_string()))?;
         let node = Node { raft: Handle(raft), feed, writer, recovery, id: settings.id };
-        node.lead(&settings).await?;
+        node.lead(&settings, last_term).await?;
         Ok(node)
     }
 
-    async fn lead(&self, settings: &NodeSettings) -> Result<(), NodeError> {
+    /// Elects itself in a term after `last_term`, the last one of this directory.
+    async fn lead(&self, settings: &NodeSettings, last_term: u64) -> Result<(), NodeError> {
         let failed = |error: &dyn fmt::Display| NodeError::Raft(error.to_string());
         let this = BasicNode::new(&settings.address);
         match self.raft.initialize(BTreeMap::from([(settings.id, this)])).await {
             Ok(()) => {}
             Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                let found = self.status().voters;
+                let voters = self.raft.with_raft_state(|state| {
+                    state.membership_state.effective().voter_ids().collect::<Vec<u64>>()
+                });
+                let found = voters.await.map_err(|error| failed(&error))?;
                 if found != [settings.id] {
-                    let found = format!("{found:?}");
-                    return Err(NodeError::OtherVoter { id: settings.id, found });
+                    return Err(NodeError::OtherVoters { id: settings.id, found });
                 }
                 self.raft.trigger().elect().await.map_err(|error| failed(&error))?;
             }
             Err(error) => return Err(failed(&error)),
         }
-        let term_before = self.status().term;
-        let wait = self.raft.wait(Some(ELECTION_WAIT));
-        wait.metrics(
-            |metrics| metrics.state == ServerState::Leader && metrics.current_term >= term_before,
-            "leadership",
-        )
-        .await
-        .map_err(|error| failed(&error))?;
-        Ok(())
+        let leads = |metrics: &RaftMetrics<u64, BasicNode>| {
+            metrics.state == ServerState::Leader && metrics.current_term > last_term
+        };
+        let wait = self.raft.wait(Some(ELECTION_WAIT)).metrics(leads, "leadership").await;
+        wait.map(drop).map_err(|error| failed(&error))
     }
 
     pub fn feed(&self) -> &Feed {
