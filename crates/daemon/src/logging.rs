@@ -3,9 +3,13 @@
 //! Filters are `tracing_subscriber`'s `Targets` (`info,tailway_broker=debug`): no regular expressions, so little memory.
 //! Invariant: `init` takes effect once per process; later calls are refused, not ignored.
 
+use std::fs::File;
+use std::io::{IsTerminal, StderrLock, Write};
 use std::str::FromStr;
+use std::sync::Mutex;
 
-use tracing_subscriber::filter::Targets;
+pub use tracing::Level;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -44,18 +48,41 @@ pub fn init(config: &LoggingConfig) -> Result<(), InitError> {
     let targets = parse_level(&config.level)?;
     let layer = match config.format {
         LogFormat::Text => {
-            let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            let ansi = std::io::stderr().is_terminal();
             fmt::layer().with_ansi(ansi).with_writer(std::io::stderr).boxed()
         }
         LogFormat::Json => {
             fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
         }
     };
-    tracing_subscriber::registry()
-        .with(layer.with_filter(targets))
-        .try_init()
-        .map_err(|_| AlreadySet)?;
+    let subscriber = tracing_subscriber::registry().with(layer.with_filter(targets));
+    subscriber.try_init().map_err(|_| AlreadySet)?;
     Ok(())
+}
+
+/// For a program with a screen of its own: everything from info on goes to `file`, and what is at least `on_stderr` to
+/// stderr as well, where on a terminal it replaces the status line that stands there.
+pub fn init_with_file(file: File, on_stderr: Level) -> Result<(), InitError> {
+    let to_file =
+        fmt::layer().with_ansi(false).with_writer(Mutex::new(file)).with_filter(LevelFilter::INFO);
+    let terminal = std::io::stderr().is_terminal();
+    let to_stderr = fmt::layer()
+        .with_ansi(terminal)
+        .with_target(false)
+        .with_writer(move || over_status_line(terminal))
+        .with_filter(LevelFilter::from_level(on_stderr));
+    let subscriber = tracing_subscriber::registry().with(to_file).with(to_stderr);
+    subscriber.try_init().map_err(|_| AlreadySet)?;
+    Ok(())
+}
+
+fn over_status_line(terminal: bool) -> StderrLock<'static> {
+    let mut stderr = std::io::stderr().lock();
+    if terminal {
+        // If this fails, so does the line that follows, and there is nobody to tell.
+        let _cleared = stderr.write_all(b"\r\x1b[K");
+    }
+    stderr
 }
 
 /// Why logging could not be set up.

@@ -1,0 +1,289 @@
+//! The command line. Every `--help` ends with an example that works as printed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "tailway",
+    version = tailway_daemon::VERSION,
+    about = "Ship log lines and metrics to consumers over the Kafka protocol",
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Example:\n  tailway dev /var/log/*.log"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run coordinator, broker and agent here, with real TLS and disks, and follow files
+    Dev(DevArgs),
+    /// List, describe, create and delete topics (of any Kafka)
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway topic list --bootstrap localhost:9092"
+    )]
+    Topic {
+        #[command(subcommand)]
+        command: TopicCommand,
+    },
+    /// Print the records of a topic as they come (of any Kafka)
+    Tap(TapArgs),
+    /// Send each line of standard input as a record (to any Kafka)
+    Produce(ProduceArgs),
+    /// Check a configuration file of any of the three daemons (exit 0 good, 78 not)
+    #[command(after_help = "Example:\n  tailway check /etc/tailway/broker.yaml")]
+    Check {
+        /// The configuration file; whose it is shows from its keys
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
+Examples:
+  tailway dev app.log
+  tailway dev '/var/log/*.log' --data /tmp/try --plaintext
+  tailway dev app.log --expect 100 --timeout 60
+  tailway dev export ./run app.log"
+)]
+pub(crate) struct DevArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<DevCommand>,
+    /// Files and globs to follow, from their start
+    #[arg(required = true, value_name = "FILE_OR_GLOB")]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// Where data, certificates and dev.json are kept
+    #[arg(long, value_name = "DIR", default_value = crate::target::DEV_DIR)]
+    pub(crate) data: PathBuf,
+    /// Wipe what an earlier run left in the data directory
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Also listen without TLS, on loopback
+    #[arg(long)]
+    pub(crate) plaintext: bool,
+    /// Exit 0 once exactly N records are in the topic, 1 at the timeout or if there are more
+    #[arg(long, value_name = "N")]
+    pub(crate) expect: Option<u64>,
+    /// How long --expect waits, in seconds
+    #[arg(long, value_name = "S", default_value_t = 60, requires = "expect")]
+    pub(crate) timeout: u64,
+    /// Print the result only
+    #[arg(long)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevCommand {
+    /// Write the three configurations, certificates and dev.json that `dev` would use, and start nothing
+    #[command(
+        after_help = "Example:\n  tailway dev export ./run app.log && tailway-coordinator --config ./run/coordinator.yaml"
+    )]
+    Export {
+        /// Where to write; also holds the data of the daemons started from it
+        dir: PathBuf,
+        /// Files and globs to follow, from their start
+        #[arg(required = true, value_name = "FILE_OR_GLOB")]
+        inputs: Vec<PathBuf>,
+        /// Also listen without TLS, on loopback
+        #[arg(long)]
+        plaintext: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopicCommand {
+    /// Names, partitions and replicas of all topics
+    #[command(after_help = "Example:\n  tailway topic list --bootstrap localhost:9092")]
+    List {
+        /// Also those that the cluster keeps for itself, such as __consumer_offsets
+        #[arg(long)]
+        internal: bool,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Partitions, leaders, replicas, offsets and configs of a topic
+    #[command(after_help = "Example:\n  tailway topic describe logs --bootstrap localhost:9092")]
+    Describe {
+        topic: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Create a topic
+    #[command(
+        after_help = "Example:\n  tailway topic create audit --partitions 3 --config retention.ms=604800000"
+    )]
+    Create {
+        topic: String,
+        /// How many partitions (default: what the broker is configured for)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+        partitions: Option<i32>,
+        /// How many replicas of each (default: what the broker is configured for)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(i16).range(1..))]
+        replication_factor: Option<i16>,
+        /// A topic config by Kafka's name; may be repeated
+        #[arg(long = "config", value_name = "KEY=VALUE", value_parser = key_value)]
+        configs: Vec<(String, String)>,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+    /// Delete a topic and all its records
+    #[command(after_help = "Example:\n  tailway topic delete audit --bootstrap localhost:9092")]
+    Delete {
+        topic: String,
+        #[command(flatten)]
+        target: TargetArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tailway tap logs
+  tailway tap logs --from end
+  tailway tap logs --limit 10 --bootstrap broker:9093 --tls-ca ca.pem --tls-cert me.pem --tls-key me.key")]
+pub(crate) struct TapArgs {
+    pub(crate) topic: String,
+    /// Where to begin: beginning, end, or an offset
+    #[arg(long, value_name = "WHERE", default_value = "beginning")]
+    pub(crate) from: From,
+    /// End after this many records
+    #[arg(long, value_name = "N")]
+    pub(crate) limit: Option<u64>,
+    /// Only this partition
+    #[arg(long, value_name = "N")]
+    pub(crate) partition: Option<i32>,
+    /// Also print partition, offset, timestamp and key, tab-separated, before each value
+    #[arg(long)]
+    pub(crate) meta: bool,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  echo hello | tailway produce logs
+  tailway produce audit --key-separator : --compression zstd < pairs.txt")]
+pub(crate) struct ProduceArgs {
+    pub(crate) topic: String,
+    /// Split each line at the first of these into key and value
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) key_separator: Option<String>,
+    /// none, gzip, snappy, lz4 or zstd
+    #[arg(long, value_name = "CODEC", default_value = "none")]
+    pub(crate) compression: String,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+/// Which cluster, and how to reach it.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct TargetArgs {
+    /// Brokers to ask first [default: the running `tailway dev` of this directory]
+    #[arg(long, value_name = "HOST:PORT,...", env = "TAILWAY_BOOTSTRAP")]
+    pub(crate) bootstrap: Option<String>,
+    /// Speak TLS and trust the CAs in this PEM file
+    #[arg(long, value_name = "FILE", requires = "bootstrap")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// Present this certificate (PEM)
+    #[arg(long, value_name = "FILE", requires_all = ["tls_ca", "tls_key"])]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// Its key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Take the addresses and certificates from this directory's dev.json
+    #[arg(long, value_name = "DIR", conflicts_with = "bootstrap")]
+    pub(crate) data: Option<PathBuf>,
+    /// How long to wait for one answer, in seconds
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    pub(crate) request_timeout: u64,
+}
+
+/// Where `tap` begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    Beginning,
+    End,
+    Offset(i64),
+}
+
+impl std::str::FromStr for From {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<From, String> {
+        match text {
+            "beginning" | "earliest" => Ok(From::Beginning),
+            "end" | "latest" => Ok(From::End),
+            _ => match text.parse() {
+                Ok(offset) if offset >= 0 => Ok(From::Offset(offset)),
+                _ => Err("write beginning, end or an offset such as 42".to_owned()),
+            },
+        }
+    }
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE, for example retention.ms=604800000".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_help_ends_with_an_example_of_its_own_command() {
+        fn check(command: &clap::Command, path: &str) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example"), "{path} has no example");
+            assert!(help.contains(path), "the example of `{path}` is of something else:\n{help}");
+            for inner in command.get_subcommands() {
+                check(inner, &format!("{path} {}", inner.get_name()));
+            }
+        }
+        let command = Cli::command();
+        command.clone().debug_assert();
+        check(&command, "tailway");
+    }
+
+    #[test]
+    fn dev_and_its_export_parse_as_documented() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let Command::Dev(dev) =
+            parse("tailway dev a.log b.log --data d --expect 5 --timeout 3").unwrap().command
+        else {
+            panic!("not dev");
+        };
+        assert_eq!((dev.inputs.len(), dev.expect, dev.timeout), (2, Some(5), 3));
+        let Command::Dev(dev) = parse("tailway dev export --plaintext run a.log").unwrap().command
+        else {
+            panic!("not dev");
+        };
+        assert!(matches!(dev.command, Some(DevCommand::Export { plaintext: true, .. })));
+        for wrong in [
+            "tailway dev",
+            "tailway dev export run",
+            "tailway dev a.log --timeout 3",
+            "tailway tap t --from middle",
+            "tailway topic list --tls-ca x",
+            "tailway topic list --bootstrap a:1 --tls-ca x --tls-cert y",
+            "tailway topic create t --config broken",
+            "tailway topic create t --partitions 0",
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}

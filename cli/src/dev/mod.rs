@@ -1,0 +1,231 @@
+//! `tailway dev FILE_OR_GLOB...`: coordinator, broker and agent in one process, with the configuration structures, sockets,
+//! TLS and disks of production; and `tailway dev export`, which writes the same configurations for three processes.
+//!
+//! Order: look at the inputs -> lock and prepare the directory -> start -> dev.json -> show progress -> stop in reverse.
+//! Invariant: dev.json is there exactly while everything runs and was ready.
+
+mod certs;
+mod configs;
+mod dir;
+mod expect;
+mod files;
+mod hints;
+mod inputs;
+mod ports;
+mod progress;
+pub(crate) mod published;
+mod screen;
+mod system;
+mod validity;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tailway_client::{Client, ClientTlsFiles, HostPort};
+use tailway_daemon::exit::Exit;
+use tailway_daemon::logging::{self, Level};
+use tailway_daemon::shutdown::Signals;
+use tailway_daemon::{Clock, Deadline};
+
+use self::dir::DevDir;
+use self::expect::Counted;
+use self::inputs::Inputs;
+use self::ports::loopback;
+use self::screen::{Mode, Reporter, Screen};
+use self::system::{BadConfig, System};
+use crate::args::{DevArgs, DevCommand};
+use crate::output::{complain, say};
+use crate::target;
+
+/// Ctrl-C ends everything in under five seconds; this leaves some of them for the runtime.
+const STOP_DEADLINE: Duration = Duration::from_millis(4_500);
+const WORKERS_MAX: usize = 4;
+const WORKER_STACK_BYTES: usize = 512 << 10;
+/// How often the progress is looked at.
+const TICK: Duration = Duration::from_secs(1);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(args: DevArgs) -> Result<Exit> {
+    if let Some(DevCommand::Export { dir, inputs, plaintext }) = &args.command {
+        return export(dir, inputs, *plaintext);
+    }
+    let clock = Clock::new();
+    let inputs = Inputs::look(&args.inputs)?;
+    inputs.notes().iter().for_each(|note| complain(note));
+    if inputs.patterns().is_empty() {
+        bail!(
+            "none of these can be followed\n  next: name a file or a glob, for example tailway dev '/var/log/*.log'"
+        );
+    }
+    let dir = DevDir::open(&args.data, args.fresh, &clock)?;
+    let on_stderr = if args.quiet { Level::ERROR } else { Level::WARN };
+    let log = dir.log();
+    let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
+    logging::init_with_file(file, on_stderr)?;
+    must_be_free(&dir, args.plaintext)?;
+    configs::write(&dir, &inputs, args.plaintext)?;
+    let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(WORKERS_MAX));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_stack_size(WORKER_STACK_BYTES)
+        .enable_all()
+        .build()?;
+    let done = runtime.block_on(live(&args, &inputs, &dir, &clock));
+    // What did not stop was named; a blocking call must not hold the exit.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match done {
+        Err(error) if error.is::<BadConfig>() => {
+            complain(&error.to_string());
+            Ok(Exit::Config)
+        }
+        done => done,
+    }
+}
+
+fn export(dir: &Path, inputs: &[PathBuf], plaintext: bool) -> Result<Exit> {
+    let inputs = Inputs::look(inputs)?;
+    inputs.notes().iter().for_each(|note| complain(note));
+    if inputs.patterns().is_empty() {
+        bail!(
+            "none of these can be followed\n  next: name a file or a glob, for example tailway dev export ./run '/var/log/*.log'"
+        );
+    }
+    let dir = DevDir::open(dir, false, &Clock::new())?;
+    configs::write(&dir, &inputs, plaintext)?;
+    configs::published(&dir, &inputs, plaintext).write(&dir.path)?;
+    say(&format!(
+        "wrote {}/{{coordinator,broker,agent}}.yaml, tls/ and dev.json; start them with:",
+        dir.path.display()
+    ))?;
+    for daemon in ["coordinator", "broker", "agent"] {
+        let config = dir.config(daemon).display().to_string();
+        say(&format!("  tailway-{daemon} --config {}", crate::output::quoted(&config)))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn must_be_free(dir: &DevDir, plaintext: bool) -> Result<()> {
+    let held = dir.identity.ports.held(plaintext);
+    if held.is_empty() {
+        return Ok(());
+    }
+    bail!(
+        "a port of this dev directory is not free:\n  {}\n  next: stop that process, or run once with --fresh to choose other ports",
+        held.join("\n  ")
+    )
+}
+
+async fn live(args: &DevArgs, inputs: &Inputs, dir: &DevDir, clock: &Clock) -> Result<Exit> {
+    let mut signals = Signals::new()?;
+    let mut system = System::default();
+    let ended = tokio::select! {
+        biased;
+        signal = signals.next() => Ok(Ended::Signal(signal)),
+        ended = start_and_show(args, inputs, dir, clock, &mut system) => ended,
+    };
+    // From here on a second Ctrl-C ends the process at once.
+    signals.exit_on_next();
+    let mut screen = Screen::new(Mode::of(args.quiet));
+    if let Ok(Ended::Signal(signal)) = &ended {
+        screen.line(&format!("\n{signal}: stopping"))?;
+    }
+    let unpublished = dir.unpublish();
+    let stopped = system.stop(Deadline::after(STOP_DEADLINE)).await;
+    let exit = match ended? {
+        Ended::Signal(_) => Exit::Ok,
+        Ended::Failed(cause) => {
+            complain(&format!("tailway: {cause}; its log is {}", dir.log().display()));
+            Exit::Failure
+        }
+        Ended::Counted(counted, expected) => {
+            let timeout = Duration::from_secs(args.timeout);
+            screen.result(&counted.text(expected, timeout))?;
+            if counted.is_as_expected() { Exit::Ok } else { Exit::Failure }
+        }
+    };
+    unpublished?;
+    stopped?;
+    Ok(exit)
+}
+
+/// Why a run ends.
+enum Ended {
+    Signal(&'static str),
+    /// One of the three cannot go on.
+    Failed(String),
+    Counted(Counted, u64),
+}
+
+async fn start_and_show(
+    args: &DevArgs,
+    inputs: &Inputs,
+    dir: &DevDir,
+    clock: &Clock,
+    system: &mut System,
+) -> Result<Ended> {
+    system.start(dir, clock).await?;
+    let mut published = configs::published(dir, inputs, args.plaintext);
+    let own = std::process::id();
+    published.pids = ["coordinator", "broker", "agent"].map(|d| (d.to_owned(), own)).into();
+    published.write(&dir.path)?;
+    let mode = Mode::of(args.quiet);
+    let mut screen = Screen::new(mode);
+    for line in opening(args, inputs, dir, clock)? {
+        screen.line(&line)?;
+    }
+    let client = client(dir)?;
+    let expectation = async {
+        match args.expect {
+            Some(expected) => {
+                let timeout = Duration::from_secs(args.timeout);
+                let left = || progress::of(system).is_some_and(|progress| progress.lag == 0);
+                let counted =
+                    expect::count(client, configs::TOPIC, expected, timeout, left).await?;
+                Ok(Ended::Counted(counted, expected))
+            }
+            None => std::future::pending().await,
+        }
+    };
+    let shown = async {
+        let mut reporter = Reporter::new(mode, clock.mono());
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            tick.tick().await;
+            if let Some(now) = progress::of(system) {
+                let show = reporter.tick(clock.mono(), now, || progress::why(system, inputs));
+                screen.show(show)?;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        cause = system.failed() => Ok(Ended::Failed(cause)),
+        ended = expectation => ended,
+        failed = shown => failed,
+    }
+}
+
+/// What is said once everything runs.
+fn opening(args: &DevArgs, inputs: &Inputs, dir: &DevDir, clock: &Clock) -> Result<Vec<String>> {
+    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let mut lines: Vec<String> = dir.made.iter().map(|made| format!("made {made}")).collect();
+    lines.extend(hints::places(dir, inputs, args.plaintext));
+    lines.push(format!("ready after {} ms; in another terminal:", clock.mono().as_millis()));
+    lines.extend(hints::commands(dir, &program).into_iter().map(|command| format!("  {command}")));
+    lines.push("Ctrl-C stops it; the next run goes on where this one stopped.".to_owned());
+    Ok(lines)
+}
+
+fn client(dir: &DevDir) -> Result<Client> {
+    let broker = loopback(dir.identity.ports.broker_tls);
+    let files = ClientTlsFiles {
+        ca: dir.certificates.ca(),
+        cert: Some(dir.certificates.cert("client")),
+        key: Some(dir.certificates.key("client")),
+        server_name: None,
+    };
+    let broker = HostPort::new(broker.ip().to_string(), broker.port());
+    target::connect(vec![broker], Some(files), REQUEST_TIMEOUT)
+}

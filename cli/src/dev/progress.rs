@@ -1,0 +1,71 @@
+//! How far the agent is, and, when nothing comes, why: read from the same status that `/status` serves.
+
+use std::fs;
+
+use serde_json::Value;
+
+use super::inputs::Inputs;
+use super::screen::Progress;
+use super::system::System;
+use crate::output::bytes;
+
+/// Most files that are named in an explanation.
+const NAMED_MAX: usize = 3;
+
+/// The agent's progress; `None` while it does not run.
+pub(crate) fn of(system: &System) -> Option<Progress> {
+    let status = system.agent()?.status.json();
+    let progress = &status["progress"];
+    let number = |key: &str| progress[key].as_u64().unwrap_or(0);
+    Some(Progress {
+        lines: number("lines_acked"),
+        bytes: number("bytes_acked"),
+        lag: number("bytes_lag"),
+    })
+}
+
+/// Why there are no new records.
+pub(crate) fn why(system: &System, inputs: &Inputs) -> String {
+    let not_ready = system.not_ready();
+    if !not_ready.is_empty() {
+        return not_ready.join("; ");
+    }
+    if let Some(agent) = system.agent() {
+        let status = agent.status.json();
+        if let Some(Value::String(trouble)) = status["output"].get("trouble") {
+            return format!("the agent cannot send: {trouble}");
+        }
+    }
+    let lag = of(system).map_or(0, |progress| progress.lag);
+    if lag > 0 {
+        return format!("{} were read and wait for the broker's acknowledgement", bytes(lag));
+    }
+    of_files(inputs)
+}
+
+/// Everything works, so it is the files.
+fn of_files(inputs: &Inputs) -> String {
+    let mut said = Vec::new();
+    for input in &inputs.0 {
+        let Some(pattern) = &input.pattern else { continue };
+        // Looked at again: files may have come since the start.
+        let now = super::inputs::expand(pattern).unwrap_or_default();
+        if now.is_empty() {
+            said.push(format!("{} matches no file yet", input.typed));
+        }
+        for file in now {
+            let name = file.display();
+            said.push(match fs::metadata(&file) {
+                Ok(found) if found.len() == 0 => format!("{name} is empty"),
+                Ok(_) => format!("{name} is read to its end and nothing new is written to it"),
+                Err(error) => format!("{name} cannot be read: {error}"),
+            });
+        }
+    }
+    let more = said.len().saturating_sub(NAMED_MAX);
+    said.truncate(NAMED_MAX);
+    if more > 0 {
+        said.push(format!("and {more} more files like that"));
+    }
+    said.join("; ")
+}
