@@ -13,7 +13,10 @@ use crate::broker::Broker;
 use crate::ids::{
     BrokerId, ClusterId, LeaderEpoch, MetadataLogId, Offset, PartitionIndex, ProducerId, TopicId,
 };
-use crate::record::{MetadataRecord, PartitionChangeRecord, PartitionRecord};
+use crate::record::{
+    BrokerRegistrationChangeRecord, MetadataRecord, PartitionChangeRecord, PartitionRecord,
+    TopicRecord,
+};
 
 /// Version of the snapshot encoding.
 const SNAPSHOT_VERSION: u32 = 0;
@@ -152,46 +155,9 @@ impl ClusterImage {
                 self.cluster_id.clone_from(&record.cluster_id);
                 self.log_id = record.log_id;
             }
-            MetadataRecord::RegisterBroker(broker) => {
-                if let Some(known) = self.brokers.get(&broker.id)
-                    && known.epoch >= broker.epoch
-                {
-                    return Err(format!(
-                        "broker {} registered with epoch {} already",
-                        broker.id, known.epoch
-                    ));
-                }
-                self.brokers.insert(broker.id, broker.clone());
-            }
-            MetadataRecord::BrokerRegistrationChange(change) => {
-                let broker = self
-                    .brokers
-                    .get_mut(&change.broker_id)
-                    .ok_or_else(|| format!("broker {} is not registered", change.broker_id))?;
-                if broker.epoch != change.broker_epoch {
-                    return Err(format!(
-                        "broker {} has epoch {}, not {}",
-                        change.broker_id, broker.epoch, change.broker_epoch
-                    ));
-                }
-                broker.fenced = change.fenced;
-            }
-            MetadataRecord::Topic(record) => {
-                if self.topics.contains_key(&record.name) {
-                    return Err(format!("topic {} exists already", record.name));
-                }
-                if self.topic_names.contains_key(&record.topic_id) {
-                    return Err(format!("topic id {} exists already", record.topic_id));
-                }
-                self.topic_names.insert(record.topic_id, record.name.clone());
-                let topic = Topic {
-                    name: record.name.clone(),
-                    id: record.topic_id,
-                    partitions: Vec::new(),
-                    configs: BTreeMap::new(),
-                };
-                self.topics.insert(record.name.clone(), Arc::new(topic));
-            }
+            MetadataRecord::RegisterBroker(broker) => self.register_broker(broker)?,
+            MetadataRecord::BrokerRegistrationChange(change) => self.change_broker(change)?,
+            MetadataRecord::Topic(record) => self.add_topic(record)?,
             MetadataRecord::Config(record) => {
                 let topic = self.topic_mut(record.topic_id)?;
                 match &record.value {
@@ -218,6 +184,52 @@ impl ClusterImage {
                 self.next_producer_id = record.next_producer_id;
             }
         }
+        Ok(())
+    }
+
+    fn register_broker(&mut self, broker: &Broker) -> Result<(), String> {
+        if let Some(known) = self.brokers.get(&broker.id)
+            && known.epoch >= broker.epoch
+        {
+            return Err(format!(
+                "broker {} registered with epoch {} already",
+                broker.id, known.epoch
+            ));
+        }
+        self.brokers.insert(broker.id, broker.clone());
+        Ok(())
+    }
+
+    fn change_broker(&mut self, change: &BrokerRegistrationChangeRecord) -> Result<(), String> {
+        let broker = self
+            .brokers
+            .get_mut(&change.broker_id)
+            .ok_or_else(|| format!("broker {} is not registered", change.broker_id))?;
+        if broker.epoch != change.broker_epoch {
+            return Err(format!(
+                "broker {} has epoch {}, not {}",
+                change.broker_id, broker.epoch, change.broker_epoch
+            ));
+        }
+        broker.fenced = change.fenced;
+        Ok(())
+    }
+
+    fn add_topic(&mut self, record: &TopicRecord) -> Result<(), String> {
+        if self.topics.contains_key(&record.name) {
+            return Err(format!("topic {} exists already", record.name));
+        }
+        if self.topic_names.contains_key(&record.topic_id) {
+            return Err(format!("topic id {} exists already", record.topic_id));
+        }
+        self.topic_names.insert(record.topic_id, record.name.clone());
+        let topic = Topic {
+            name: record.name.clone(),
+            id: record.topic_id,
+            partitions: Vec::new(),
+            configs: BTreeMap::new(),
+        };
+        self.topics.insert(record.name.clone(), Arc::new(topic));
         Ok(())
     }
 
@@ -352,3 +364,7 @@ impl ClusterImage {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "image_tests.rs"]
+mod tests;

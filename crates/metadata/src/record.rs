@@ -233,6 +233,7 @@ mod tests {
     const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
 
     /// One of each, with the bytes that stand on disk: a changed encoding fails here, not at a user's restart.
+    #[allow(clippy::too_many_lines, reason = "a table")]
     fn samples() -> Vec<(MetadataRecord, &'static str)> {
         vec![
             (
