@@ -16,3 +16,7 @@ pub mod machine;
 pub mod metrics;
 pub mod partition;
 pub mod server;
+mod status;
+
+pub use broker::Broker;
+pub use config::Config;

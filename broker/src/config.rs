@@ -1,1 +1,0 @@
-//! The broker's configuration: what was typed and what it means.

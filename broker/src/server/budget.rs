@@ -1,0 +1,95 @@
+//! Memory that requests and responses of all connections share.
+//!
+//! A frame that was announced larger than `FREE_BYTES` waits for its share before its bytes are read; what is smaller is
+//! bounded by the number of connections. The queue is fair, and reading has a deadline, so that a peer that announces
+//! much and sends little holds its share for that long only.
+
+use std::sync::Arc;
+
+use tailway_daemon::metrics::{Counter, Gauge};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Frames up to this size need no share.
+pub const FREE_BYTES: usize = 64 * 1024;
+
+/// One pool of bytes.
+#[derive(Debug, Clone)]
+pub struct Budget {
+    pool: Arc<Semaphore>,
+    total: usize,
+    used: Gauge,
+    waits: Counter,
+}
+
+/// Bytes taken from a pool, given back on drop.
+#[derive(Debug)]
+pub struct Share {
+    permit: OwnedSemaphorePermit,
+    used: Gauge,
+}
+
+impl Budget {
+    pub fn new(total: usize, used: Gauge, waits: Counter) -> Self {
+        let total = total.min(Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+        Self { pool: Arc::new(Semaphore::new(total)), total, used, waits }
+    }
+
+    /// Takes `bytes` (at most the whole pool), waiting until they are there.
+    pub async fn take(&self, bytes: usize) -> Share {
+        let wanted = bytes.min(self.total);
+        let permits = u32::try_from(wanted).unwrap_or(u32::MAX);
+        let permit = if let Ok(permit) = Arc::clone(&self.pool).try_acquire_many_owned(permits) {
+            permit
+        } else {
+            self.waits.inc();
+            // The pool is never closed; should it ever be, nothing may be read any more.
+            let Ok(permit) = Arc::clone(&self.pool).acquire_many_owned(permits).await else {
+                return std::future::pending().await;
+            };
+            permit
+        };
+        self.used.inc_by(i64::from(permits));
+        Share { permit, used: self.used.clone() }
+    }
+}
+
+impl Share {
+    /// Keeps `bytes` of it and gives the rest back.
+    pub fn shrink_to(&mut self, bytes: usize) {
+        let surplus = self.permit.num_permits().saturating_sub(bytes);
+        if let Some(rest) = self.permit.split(surplus) {
+            self.used.dec_by(i64::try_from(surplus).unwrap_or(i64::MAX));
+            drop(rest);
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.used.dec_by(i64::try_from(self.permit.num_permits()).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn shares_are_bounded_and_come_back() {
+        let (used, waits) = (Gauge::default(), Counter::default());
+        let budget = Budget::new(100, used.clone(), waits.clone());
+        let mut first = budget.take(1_000).await;
+        assert_eq!((used.get(), waits.get()), (100, 0), "more than the pool is the whole pool");
+        let second = tokio::spawn({
+            let budget = budget.clone();
+            async move { budget.take(60).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!((used.get(), waits.get()), (100, 1));
+        first.shrink_to(40);
+        let second = second.await.unwrap();
+        assert_eq!(used.get(), 100);
+        drop((first, second));
+        assert_eq!(used.get(), 0);
+    }
+}
