@@ -117,3 +117,6 @@ impl ByteBuf for Guarded {
         Ok(self.get_bytes(size))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,7 +73,7 @@ fn lengths_that_lie_are_refused() {
     // Strings have at most 32767 bytes, in the compact encoding too.
     let mut writer = Writer::new(true);
     writer.uvarint(0x8001);
-    writer.raw(&[b'a'; 0x8000]);
+    writer.raw("a".repeat(0x8000).as_bytes());
     let error = Reader::new(writer.finish(), true).string("s").unwrap_err();
     assert_eq!(error, WireError::TooLarge { what: "s", size: 0x8000, limit: 0x7fff });
     assert_eq!(

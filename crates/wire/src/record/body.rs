@@ -207,3 +207,6 @@ fn nullable_length(reader: &mut Reader, field: &'static str) -> Result<Option<us
             .map_err(|_| WireError::NegativeLength { field, value: i64::from(value) }),
     }
 }
+
+#[cfg(test)]
+mod tests;

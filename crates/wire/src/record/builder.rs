@@ -381,3 +381,6 @@ fn resize_gap(buffer: &mut Vec<u8>, at: usize, old: usize, new: usize) {
 fn set_uvarint(mut room: &mut [u8], value: u64) {
     put_uvarint(&mut room, value);
 }
+
+#[cfg(test)]
+mod tests;

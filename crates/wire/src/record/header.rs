@@ -323,3 +323,6 @@ fn put<const N: usize>(raw: &mut [u8; BATCH_OVERHEAD], at: usize, value: [u8; N]
 fn field<const N: usize>(raw: &[u8; BATCH_OVERHEAD], at: usize) -> [u8; N] {
     std::array::from_fn(|index| raw[at + index])
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,3 +72,6 @@ fn block_length(codec: Compression, size: usize) -> Result<u32, WireError> {
 fn corrupt(codec: Compression, cause: impl ToString) -> WireError {
     WireError::Codec { codec, cause: cause.to_string() }
 }
+
+#[cfg(test)]
+mod tests;

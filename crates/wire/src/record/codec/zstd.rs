@@ -37,6 +37,9 @@ impl Compressor {
 }
 
 pub(in crate::record) fn decompress(input: &[u8], sink: &mut Sink) -> Result<(), WireError> {
+    if input.is_empty() {
+        return Err(sink.corrupt("it is empty"));
+    }
     let mut decoder = Decoder::new().map_err(|cause| sink.corrupt(cause))?;
     let mut source = InBuffer::around(input);
     // 0 when a frame is complete, else a hint that more is to come.
