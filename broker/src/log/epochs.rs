@@ -70,6 +70,12 @@ impl LeaderEpochs {
         self.entries.last().map(|last| last.0)
     }
 
+    /// The epoch that `offset` belongs to, -1 if there is none.
+    pub fn at(&self, offset: i64) -> i32 {
+        let after = self.entries.partition_point(|(_, start)| *start <= offset);
+        after.checked_sub(1).and_then(|at| self.entries.get(at)).map_or(-1, |entry| entry.0)
+    }
+
     /// OffsetForLeaderEpoch: the largest epoch that is at most `epoch`, and where it ends. (-1, -1) if there is none.
     pub fn end_of(&self, epoch: i32, log_end: i64) -> (i32, i64) {
         let after = self.entries.partition_point(|(known, _)| *known <= epoch);

@@ -102,6 +102,11 @@ impl<E: Entry> Index<E> {
         Self { path, file: None, on_disk: 0, pending: Vec::new(), last: None }
     }
 
+    /// An empty index that writes to `file`, which will be renamed to `path`.
+    pub fn in_file(path: PathBuf, file: Arc<dyn DiskFile>) -> Self {
+        Self { file: Some(file), ..Self::empty(path) }
+    }
+
     /// Reads how many entries the file has, and the last. `Err(reason)` inside if the file is missing or cannot be one.
     pub fn open(disk: &dyn Disk, path: PathBuf) -> Result<Result<Self, String>, StorageError> {
         let file = match disk.open(&path, OpenMode::Read) {

@@ -7,6 +7,7 @@
 //! on these files serves the same records.
 
 pub mod checkpoint;
+mod compaction;
 mod config;
 mod epochs;
 mod files;
@@ -14,10 +15,19 @@ mod index;
 mod names;
 mod producers;
 mod recovery;
+mod refilter;
 mod scan;
 mod segment;
 mod snapshot;
 mod view;
 mod writer;
 
+pub use compaction::Compaction;
 pub use config::LogConfig;
+pub use epochs::read_small;
+pub use names::parse_dir;
+pub use producers::{producer_batch, snapshots};
+pub use recovery::{Found, Report, Told, recover};
+pub use segment::Segment;
+pub use view::{FoundByTime, LogView};
+pub use writer::{FlushJob, Log, PlacedBatch, delete_segments};

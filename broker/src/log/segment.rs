@@ -138,6 +138,16 @@ impl Contents {
         self.next_offset = batch.last_offset + 1;
     }
 
+    /// Writes and syncs all index entries of files that are already open.
+    pub fn write_and_sync_indexes(&mut self, disk: &dyn Disk) -> Result<(), StorageError> {
+        self.offsets.write_pending(disk)?;
+        self.times.write_pending(disk)?;
+        for file in [self.offsets.file(), self.times.file()].into_iter().flatten() {
+            file.sync_data()?;
+        }
+        Ok(())
+    }
+
     /// The last time index entry, which every segment gets when no more is appended to it.
     pub fn finish_times(&mut self, base_offset: i64) {
         push_time(&mut self.times, base_offset, self.max_timestamp);

@@ -76,6 +76,11 @@ impl LogView {
         act(&mut self.epochs.write().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The leader epoch of the batch at `offset`, -1 if none is known.
+    pub fn epoch_at(&self, offset: i64) -> i32 {
+        self.with_epochs(|epochs| epochs.at(offset))
+    }
+
     pub fn recovery_point(&self) -> i64 {
         self.recovery_point.load(Ordering::Acquire)
     }
@@ -182,8 +187,7 @@ impl LogView {
             if !replaced {
                 return result;
             }
-            // The owner marks segments just before it changes the list, so this is short.
-            std::thread::yield_now();
+            // The list is changed before segments are marked, so the next try has the new one.
         }
     }
 }

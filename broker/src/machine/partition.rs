@@ -44,10 +44,12 @@ pub enum Event {
     Flushed { durable: i64 },
     /// A write or sync failed: nothing is known about the log any more.
     StorageFailed { cause: Arc<str> },
+    /// Durable bytes turned out to be damaged.
+    Quarantined { cause: Arc<str> },
     /// A follower fetches from this offset: it has everything below, durably.
     FollowerFetch { follower: BrokerId, fetch_offset: i64 },
-    /// The controller committed a new in-sync set.
-    IsrCommitted { isr: Vec<BrokerId> },
+    /// The controller committed a new in-sync set; these are in it besides the leader.
+    IsrCommitted { followers: Vec<BrokerId> },
     /// This broker leads at this epoch. Older epochs are ignored.
     BecomeLeader { leader_epoch: i32 },
     /// Retention or DeleteRecords moved the start.
@@ -71,7 +73,6 @@ pub enum Action {
 /// What recovery found, to begin with. All of it is durable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovered {
-    pub broker: BrokerId,
     pub leader_epoch: i32,
     pub log_start: i64,
     pub log_end: i64,
@@ -82,7 +83,6 @@ pub struct Recovered {
 /// The machine.
 #[derive(Debug)]
 pub struct Leader {
-    broker: BrokerId,
     leader_epoch: i32,
     log_start: i64,
     high_watermark: i64,
@@ -90,7 +90,8 @@ pub struct Leader {
     written: i64,
     log_end: i64,
     flushing: bool,
-    isr: Vec<BrokerId>,
+    in_sync: Vec<BrokerId>,
+    /// Durable offsets of the followers, by their last fetch at this leader epoch.
     followers: BTreeMap<BrokerId, i64>,
     producers: Producers,
     producer_ttl_ms: i64,
@@ -103,10 +104,8 @@ pub struct Leader {
 
 impl Leader {
     pub fn new(recovered: Recovered) -> Self {
-        let Recovered { broker, leader_epoch, log_start, log_end, producers, producer_ttl_ms } =
-            recovered;
+        let Recovered { leader_epoch, log_start, log_end, producers, producer_ttl_ms } = recovered;
         Self {
-            broker,
             leader_epoch,
             log_start,
             high_watermark: log_end,
@@ -114,7 +113,7 @@ impl Leader {
             written: log_end,
             log_end,
             flushing: false,
-            isr: vec![broker],
+            in_sync: Vec::new(),
             followers: BTreeMap::new(),
             producers,
             producer_ttl_ms,
@@ -152,13 +151,15 @@ impl Leader {
             Event::Written => self.written(out),
             Event::Flushed { durable } => self.flushed(durable, out),
             Event::StorageFailed { cause } => self.refuse(PartitionError::Storage { cause }, out),
+            Event::Quarantined { cause } => {
+                self.refuse(PartitionError::Quarantined { cause }, out);
+            }
             Event::FollowerFetch { follower, fetch_offset } => {
                 self.followers.insert(follower, fetch_offset.min(self.log_end));
                 self.advance(out);
             }
-            Event::IsrCommitted { isr } => {
-                self.followers.retain(|follower, _| isr.contains(follower));
-                self.isr = isr;
+            Event::IsrCommitted { followers } => {
+                self.in_sync = followers;
                 self.advance(out);
             }
             Event::BecomeLeader { leader_epoch } => {
@@ -319,8 +320,9 @@ impl Leader {
     }
 
     fn advance(&mut self, out: &mut Vec<Action>) {
-        let followers = self.isr.iter().filter(|id| **id != self.broker);
-        let lowest = followers
+        let lowest = self
+            .in_sync
+            .iter()
             .map(|id| self.followers.get(id).copied().unwrap_or(self.high_watermark))
             .fold(self.durable, i64::min);
         if self.refusal.is_none() && lowest > self.high_watermark {

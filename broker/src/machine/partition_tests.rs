@@ -2,12 +2,10 @@
 
 use super::*;
 
-const OWN: BrokerId = BrokerId(1);
 const NOW: Mono = Mono::ZERO;
 
 fn leader() -> Leader {
     Leader::new(Recovered {
-        broker: OWN,
         leader_epoch: 4,
         log_start: 10,
         log_end: 100,
@@ -185,7 +183,7 @@ fn a_storage_failure_answers_everybody_and_stays() {
 fn the_high_watermark_is_the_lowest_in_the_in_sync_set() {
     let mut leader = leader();
     let (two, three) = (BrokerId(2), BrokerId(3));
-    run(&mut leader, Event::IsrCommitted { isr: vec![OWN, two, three] });
+    run(&mut leader, Event::IsrCommitted { followers: vec![two, three] });
     run(&mut leader, produce(1, Acks::All, &[plain(10)]));
     run(&mut leader, Event::Written);
     assert_eq!(run(&mut leader, Event::Flushed { durable: 110 }), []);
@@ -194,7 +192,7 @@ fn the_high_watermark_is_the_lowest_in_the_in_sync_set() {
     assert_eq!(run(&mut leader, fetch(three, 104)), [advance(104)]);
     assert_eq!(run(&mut leader, fetch(BrokerId(9), 1)), [], "not in the in-sync set");
     assert_eq!(
-        run(&mut leader, Event::IsrCommitted { isr: vec![OWN, two] }),
+        run(&mut leader, Event::IsrCommitted { followers: vec![two] }),
         [advance(110), done(1, 100, 109)]
     );
     assert_eq!(run(&mut leader, fetch(two, 50)), [], "it never falls");
@@ -205,7 +203,7 @@ fn the_high_watermark_is_the_lowest_in_the_in_sync_set() {
 fn followers_ahead_of_our_own_disk_do_not_commit() {
     let mut leader = leader();
     let two = BrokerId(2);
-    run(&mut leader, Event::IsrCommitted { isr: vec![OWN, two] });
+    run(&mut leader, Event::IsrCommitted { followers: vec![two] });
     run(&mut leader, produce(1, Acks::All, &[plain(10)]));
     run(&mut leader, Event::Written);
     let fetch = Event::FollowerFetch { follower: two, fetch_offset: 110 };

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use tailway_storage::StorageError;
+
 /// A refusal of one partition operation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PartitionError {
@@ -50,4 +52,15 @@ pub enum PartitionError {
     /// NOT_LEADER_OR_FOLLOWER (6): this broker does not have, or is closing, the partition.
     #[error("the partition is closed on this broker")]
     Closed,
+}
+
+impl From<StorageError> for PartitionError {
+    fn from(error: StorageError) -> Self {
+        let cause = error.to_string().into();
+        if matches!(error, StorageError::Corrupt { .. }) {
+            PartitionError::Quarantined { cause }
+        } else {
+            PartitionError::Storage { cause }
+        }
+    }
 }

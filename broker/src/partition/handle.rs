@@ -1,26 +1,38 @@
 //! The async door to one partition: cheap to clone, one bounded queue behind it.
+//!
+//! Appends go through the owner task's queue; reads do not. A read near the end of the log is served where it is asked, any
+//! other on a thread that may block.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tailway_metadata::ids::{TopicId, TopicPartition};
-use tokio::sync::watch;
+use tailway_storage::StorageError;
+use tokio::sync::{oneshot, watch};
 
+use super::driver::Command;
+use super::shared::Shared;
+use super::validate::validate;
 use super::{
     AppendOptions, Appended, ListOffset, ListedOffset, PartitionError, ReadSlice, Watermarks,
 };
-use crate::log::LogConfig;
+use crate::log::{FoundByTime, LogConfig, LogView};
+
+/// One read returns at most this much, however much is asked for (a larger first batch is returned whole).
+const READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// A hot read larger than this is still not done on a tokio worker.
+const INLINE_BYTES_MAX: usize = 1024 * 1024;
 
 /// The door to one partition led by this broker. Clones share the partition.
 #[derive(Clone)]
 pub struct PartitionHandle {
-    inner: Arc<()>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// A batch that has its place in the partition's order and waits for its answer.
 pub struct PendingAppend {
-    answer: tokio::sync::oneshot::Receiver<Result<Appended, PartitionError>>,
+    answer: oneshot::Receiver<Result<Appended, PartitionError>>,
 }
 
 impl PendingAppend {
@@ -32,11 +44,11 @@ impl PendingAppend {
 
 impl PartitionHandle {
     pub fn topic_partition(&self) -> &TopicPartition {
-        unimplemented!()
+        &self.shared.topic_partition
     }
 
     pub fn topic_id(&self) -> TopicId {
-        unimplemented!()
+        self.shared.topic_id
     }
 
     /// Validates `batches` (one or more v2 record batches, consecutive) and appends them: `submit` and `answer` in one.
@@ -51,13 +63,18 @@ impl PartitionHandle {
     /// Validates and queues `batches`; waits only while the queue is full. Once it returned, the place in the order is
     /// fixed: a connection that calls `submit` in request order keeps its producers' order, and may then wait for
     /// many answers at once.
-    pub fn submit(
+    pub async fn submit(
         &self,
         batches: Bytes,
         options: AppendOptions,
-    ) -> impl Future<Output = Result<PendingAppend, PartitionError>> + Send {
-        let _ = (batches, options, &self.inner);
-        async { unimplemented!() }
+    ) -> Result<PendingAppend, PartitionError> {
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
+        }
+        let batches = validate(batches, &self.shared.config(), options.origin)?;
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Append { batches, acks: options.acks, reply }).await?;
+        Ok(PendingAppend { answer })
     }
 
     /// Whole batches from the one that holds `offset` on, below the high watermark, up to `max_bytes`; with
@@ -69,13 +86,51 @@ impl PartitionHandle {
         max_bytes: usize,
         min_one_batch: bool,
     ) -> Result<ReadSlice, PartitionError> {
-        let _ = (offset, max_bytes, min_one_batch);
-        unimplemented!()
+        self.check_readable()?;
+        let now = self.current();
+        if offset < now.log_start || offset > now.log_end {
+            let (log_start, log_end) = (now.log_start, now.log_end);
+            return Err(PartitionError::OffsetOutOfRange { offset, log_start, log_end });
+        }
+        let limit = now.high_watermark;
+        let max_bytes = max_bytes.min(READ_BYTES_MAX);
+        let records = if offset >= limit {
+            Bytes::new()
+        } else if max_bytes <= INLINE_BYTES_MAX && self.shared.view.is_hot(offset) {
+            let read = self.shared.view.read(offset, limit, max_bytes, min_one_batch);
+            read.map_err(|error| self.note(error))?
+        } else {
+            self.blocking(move |view| view.read(offset, limit, max_bytes, min_one_batch)).await?
+        };
+        Ok(ReadSlice {
+            records: if records.is_empty() { Vec::new() } else { vec![records] },
+            high_watermark: limit,
+            log_start_offset: now.log_start,
+            log_end_offset: now.log_end,
+        })
     }
 
     pub async fn list_offset(&self, which: ListOffset) -> Result<ListedOffset, PartitionError> {
-        let _ = which;
-        unimplemented!()
+        self.check_readable()?;
+        let now = self.current();
+        let (log_start, limit) = (now.log_start, now.high_watermark);
+        let at = |offset| {
+            let leader_epoch = self.shared.view.epoch_at(offset);
+            Ok(ListedOffset { offset, timestamp: -1, leader_epoch })
+        };
+        let found = match which {
+            ListOffset::Earliest => return at(log_start),
+            ListOffset::Latest => return at(limit),
+            ListOffset::MaxTimestamp => {
+                self.blocking(move |view| view.find_max_timestamp(log_start, limit)).await?
+            }
+            ListOffset::Timestamp(timestamp) => {
+                self.blocking(move |view| view.find_timestamp(timestamp, log_start, limit)).await?
+            }
+        };
+        let none = FoundByTime { offset: -1, timestamp: -1, leader_epoch: -1 };
+        let FoundByTime { offset, timestamp, leader_epoch } = found.unwrap_or(none);
+        Ok(ListedOffset { offset, timestamp, leader_epoch })
     }
 
     /// The end offset of `leader_epoch` (OffsetForLeaderEpoch): the largest epoch at most that, and where it ends.
@@ -84,43 +139,98 @@ impl PartitionHandle {
         &self,
         leader_epoch: i32,
     ) -> Result<(i32, i64), PartitionError> {
-        let _ = leader_epoch;
-        unimplemented!()
+        self.check_readable()?;
+        let log_end = self.current().log_end;
+        if leader_epoch == self.leader_epoch() {
+            return Ok((leader_epoch, log_end));
+        }
+        Ok(self.shared.view.with_epochs(|epochs| epochs.end_of(leader_epoch, log_end)))
     }
 
-    /// Follows log start, high watermark and log end: for long polls. The sender goes when the partition closes.
+    /// Follows log start and high watermark: for long polls. Receivers are woken when either moves, and when the
+    /// partition closes (a read then says so).
     pub fn watermarks(&self) -> watch::Receiver<Watermarks> {
-        unimplemented!()
+        self.shared.watermarks.subscribe()
     }
 
     /// Where the partition stands now.
     pub fn current(&self) -> Watermarks {
-        unimplemented!()
+        *self.shared.watermarks.borrow()
     }
 
-    /// Why this partition refuses work (fenced after a disk error), if it does.
+    /// Why this partition refuses work (fenced, quarantined, closed), if it does.
     pub fn failure(&self) -> Option<PartitionError> {
-        unimplemented!()
+        self.shared.failure()
     }
 
     pub fn leader_epoch(&self) -> i32 {
-        unimplemented!()
+        self.shared.leader_epoch()
     }
 
     /// Bytes of all its segments.
     pub fn size_bytes(&self) -> u64 {
-        unimplemented!()
+        self.shared.view.size_bytes()
     }
 
     /// New batches are stored with this leader epoch from now on. Lower epochs are ignored.
     pub async fn become_leader(&self, leader_epoch: i32) -> Result<(), PartitionError> {
-        let _ = leader_epoch;
-        unimplemented!()
+        if leader_epoch <= self.leader_epoch() {
+            return Ok(());
+        }
+        self.send(Command::BecomeLeader { leader_epoch }).await
     }
 
     /// Applies changed topic settings.
     pub async fn reconfigure(&self, config: LogConfig) -> Result<(), PartitionError> {
-        let _ = config;
-        unimplemented!()
+        let config = Arc::new(config);
+        self.shared.set_config(Arc::clone(&config));
+        self.send(Command::Reconfigure { config }).await
+    }
+
+    /// Runs retention and compaction now instead of at the next check; returns when they are done.
+    pub async fn run_housekeeping(&self) -> Result<(), PartitionError> {
+        let (done, finished) = oneshot::channel();
+        self.send(Command::Housekeep { done: Some(done) }).await?;
+        finished.await.map_err(|_| PartitionError::Closed)
+    }
+
+    pub(super) async fn send(&self, command: Command) -> Result<(), PartitionError> {
+        let sent = self.shared.commands.send(command).await;
+        sent.map_err(|_| self.shared.failure().unwrap_or(PartitionError::Closed))
+    }
+
+    /// A fenced log still serves what was durable before; a quarantined one serves nothing.
+    fn check_readable(&self) -> Result<(), PartitionError> {
+        match self.shared.failure() {
+            None | Some(PartitionError::Storage { .. }) => Ok(()),
+            Some(failure) => Err(failure),
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&LogView) -> Result<T, StorageError> + Send + 'static,
+    ) -> Result<T, PartitionError> {
+        let view = Arc::clone(&self.shared.view);
+        match tokio::task::spawn_blocking(move || read(&view)).await {
+            Ok(result) => result.map_err(|error| self.note(error)),
+            Err(_) => Err(PartitionError::Closed),
+        }
+    }
+
+    /// Damage found by a read quarantines the partition.
+    fn note(&self, error: StorageError) -> PartitionError {
+        let cause: Arc<str> = error.to_string().into();
+        if !matches!(error, StorageError::Corrupt { .. }) {
+            return PartitionError::Storage { cause };
+        }
+        let failure = PartitionError::Quarantined { cause: Arc::clone(&cause) };
+        if self.shared.fail(failure.clone()) {
+            let TopicPartition { topic, partition } = &self.shared.topic_partition;
+            tracing::error!(%topic, partition, error = %cause, "stored records are damaged: the partition is quarantined, nothing of it is cut or served");
+            // If the queue is full, appends are refused at the door anyway; those in the queue are answered as usual.
+            self.shared.commands.try_send(Command::Quarantine { cause }).ok();
+        }
+        failure
     }
 }

@@ -6,10 +6,18 @@
 //! Invariants: consumers never see an offset that is not durable; after a failed write or sync a partition refuses all
 //! appends and acknowledges nothing; readers never wait for the owner task.
 
+mod checkpoints;
+mod directory;
+mod driver;
 mod error;
+mod flusher;
 mod handle;
+mod maintenance;
+mod opening;
 mod registry;
+mod shared;
 mod types;
+mod validate;
 
 pub use error::PartitionError;
 pub use handle::{PartitionHandle, PendingAppend};
