@@ -50,6 +50,8 @@ struct Row {
     served_by: &'static [Server],
 }
 
+/// The API has no flexible version.
+const NEVER: i16 = i16::MAX;
 const BROKER: &[Server] = &[Server::Broker];
 const COORDINATOR: &[Server] = &[Server::Coordinator];
 const BOTH: &[Server] = &[Server::Broker, Server::Coordinator];
@@ -122,6 +124,8 @@ apis! {
     InitProducerId = 22, 0..=4, accepted from 0, flexible from 2, BROKER;
     OffsetForLeaderEpoch = 23, 2..=4, accepted from 2, flexible from 4, BROKER;
     DescribeConfigs = 32, 1..=4, accepted from 1, flexible from 4, BROKER;
+    DeleteGroups = 42, 0..=2, accepted from 0, flexible from 2, BROKER;
+    OffsetDelete = 47, 0..=0, accepted from 0, flexible from NEVER, BROKER;
     DescribeCluster = 60, 0..=0, accepted from 0, flexible from 0, BROKER;
     BrokerRegistration = 62, 0..=4, accepted from 0, flexible from 0, COORDINATOR;
     BrokerHeartbeat = 63, 0..=1, accepted from 0, flexible from 0, COORDINATOR;
@@ -258,6 +262,8 @@ mod tests {
             InitProducerIdRequest,
             OffsetForLeaderEpochRequest,
             DescribeConfigsRequest,
+            DeleteGroupsRequest,
+            OffsetDeleteRequest,
             DescribeClusterRequest,
             BrokerRegistrationRequest,
             BrokerHeartbeatRequest,

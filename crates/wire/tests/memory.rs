@@ -120,15 +120,11 @@ fn zstd() -> Bytes {
     bomb.freeze()
 }
 
-/// At every position of every request: a count as large as can be, with 16 KiB behind it.
+/// At every position of every request: a count as large as can be, with 8 KiB behind it.
 fn counts_that_lie() {
-    let counts: [&[u8]; 4] = [
-        &[0x7f, 0xff, 0xff, 0xff],
-        &[0, 0, 0x10, 0],
-        &[0xff, 0xff, 0xff, 0xff, 0x07],
-        &[0x80, 0x20],
-    ];
-    let filler = vec![0; 16 << 10];
+    let counts: [&[u8]; 4] =
+        [&[0x7f, 0xff, 0xff, 0xff], &[0, 0, 8, 0], &[0xff, 0xff, 0xff, 0xff, 0x07], &[0x80, 0x10]];
+    let filler = vec![0; 8 << 10];
     for kind in kinds().into_iter().filter(|kind| kind.is_request) {
         if kind.version < kind.api.accepted_versions().max {
             continue;
@@ -147,13 +143,11 @@ fn counts_that_lie() {
 /// is larger than the frame many times over, and bounded by the number of reads.
 fn frames_of_smallest_elements() {
     let body = |count: usize, element: &[u8]| {
-        let mut writer = Writer::with_capacity(true, frame::MAX_COLD_REQUEST);
+        let mut writer = Writer::new(true);
         writer.array("elements", count).unwrap();
-        let mut body = BytesMut::from(writer.finish());
-        while body.len() + element.len() <= frame::MAX_COLD_REQUEST {
-            body.extend_from_slice(element);
-        }
-        body.freeze()
+        let head = writer.finish();
+        let fitting = (frame::MAX_COLD_REQUEST - head.len()) / element.len();
+        Bytes::from([&head[..], &element.repeat(fitting)].concat())
     };
     for count in [2_000_000, 262_144] {
         // Metadata v9: a null name and no tags; v10 adds an id.

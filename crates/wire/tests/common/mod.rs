@@ -103,7 +103,7 @@ impl Kind {
 
     /// Up to `count` different samples, as bodies: the longest that a fixed set of seeds gives.
     pub(crate) fn samples(&self, count: usize) -> Vec<Bytes> {
-        let seeds = 0..count as u64 * 50;
+        let seeds = 0..16 + count as u64 * 8;
         let mut samples: Vec<_> =
             seeds.filter_map(|seed| (self.invent)(seed, self.version)).collect();
         samples.sort_by_key(|sample| (std::cmp::Reverse(sample.len()), sample.clone()));
@@ -179,6 +179,7 @@ all_kinds! {
     BrokerHeartbeatRequest,
     BrokerRegistrationRequest,
     CreateTopicsRequest,
+    DeleteGroupsRequest,
     DeleteTopicsRequest,
     DescribeClusterRequest,
     DescribeConfigsRequest,
@@ -193,6 +194,7 @@ all_kinds! {
     ListOffsetsRequest,
     MetadataRequest,
     OffsetCommitRequest,
+    OffsetDeleteRequest,
     OffsetFetchRequest,
     OffsetForLeaderEpochRequest,
     SyncGroupRequest,
