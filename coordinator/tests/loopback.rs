@@ -1,5 +1,6 @@
 //! A real coordinator on loopback with generated certificates: a client registers a broker, creates a topic, follows the
 //! metadata; then the coordinator stops, starts on the same directory, and all goes on.
+#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};

@@ -19,7 +19,7 @@ use super::service::{Peer, Service};
 /// Requests of one connection that are worked on at the same time.
 const IN_FLIGHT: usize = 16;
 const FRAME_BYTES_MAX: usize = 1 << 20;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -31,9 +31,8 @@ pub(super) async fn serve(connection: Accepted, peer: Peer, service: Service, mu
         writer,
         answers: JoinSet::new(),
     };
-    match stop.unless(connection.run(&peer, &service)).await {
-        Some(Err(end)) => tell(&end, &peer, address),
-        Some(Ok(())) | None => {}
+    if let Some(Err(end)) = stop.unless(connection.run(&peer, &service)).await {
+        tell(&end, &peer, address);
     }
     // Best effort: the peer may be gone.
     drop(timeout(Duration::from_millis(100), connection.writer.shutdown()).await);
@@ -101,7 +100,7 @@ fn tell(end: &End, who: &Peer, peer: SocketAddr) {
         }
         End::Panicked(error) => tracing::error!(%peer, ?who, %error, "a request failed"),
         End::Idle => {
-            tracing::info!(%peer, ?who, "connection closed: no frame for {IDLE_TIMEOUT:?}")
+            tracing::info!(%peer, ?who, "connection closed: no frame for {IDLE_TIMEOUT:?}");
         }
         End::Stalled => {
             tracing::warn!(%peer, ?who, "connection closed: a frame stopped half way for {FRAME_TIMEOUT:?}");

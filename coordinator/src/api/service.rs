@@ -15,7 +15,7 @@ use tailway_wire::frame::{
 };
 use tailway_wire::messages::{
     AllocateProducerIdsRequest, BrokerHeartbeatRequest, BrokerRegistrationRequest,
-    CreateTopicsRequest, DeleteTopicsRequest, Encodable,
+    CreateTopicsRequest, DeleteTopicsRequest,
 };
 use tailway_wire::{ApiKey, ErrorCode, RequestHeader, Server, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -53,11 +53,9 @@ impl Service {
         let (header, body) = match parse_request_header(frame) {
             Ok(parsed) => parsed,
             // Only this API has an answer to a version that is too new: the list of what is known.
-            Err(WireError::UnsupportedVersion { api, correlation_id, .. })
-                if api == ApiKey::ApiVersions =>
-            {
-                return encode_unsupported_api_versions(correlation_id);
-            }
+            Err(WireError::UnsupportedVersion {
+                api: ApiKey::ApiVersions, correlation_id, ..
+            }) => return encode_unsupported_api_versions(correlation_id),
             Err(error) => return Err(error),
         };
         let api = header.api()?;
@@ -90,7 +88,7 @@ impl Service {
             },
             Err(refusal) => Reply::Refused(refusal),
         };
-        encode(header, &convert::registration_response(reply))
+        encode_response(header, &convert::registration_response(reply))
     }
 
     async fn heartbeat(
@@ -107,7 +105,7 @@ impl Service {
             }
             Err(refusal) => Reply::Refused(refusal),
         };
-        encode(header, &convert::heartbeat_response(reply))
+        encode_response(header, &convert::heartbeat_response(reply))
     }
 
     async fn allocate_producer_ids(
@@ -127,7 +125,7 @@ impl Service {
             }
             Err(refusal) => Reply::Refused(refusal),
         };
-        encode(header, &convert::producer_ids_response(reply))
+        encode_response(header, &convert::producer_ids_response(reply))
     }
 
     async fn create_topics(&self, header: &RequestHeader, body: Bytes) -> Result<Bytes, WireError> {
@@ -135,7 +133,7 @@ impl Service {
         let create = convert::create_topics(&request, || TopicId(Uuid::new_v4()));
         let patience = patience(request.timeout_ms);
         let reply = self.call(Request::CreateTopics(create), patience).await;
-        encode(header, &convert::create_topics_response(&request, reply))
+        encode_response(header, &convert::create_topics_response(&request, reply))
     }
 
     async fn delete_topics(&self, header: &RequestHeader, body: Bytes) -> Result<Bytes, WireError> {
@@ -143,7 +141,7 @@ impl Service {
         let topics = convert::topics_to_delete(&request);
         let patience = patience(request.timeout_ms);
         let reply = self.call(Request::DeleteTopics(topics.clone()), patience).await;
-        encode(header, &convert::delete_topics_response(&topics, reply))
+        encode_response(header, &convert::delete_topics_response(&topics, reply))
     }
 
     async fn follow(&self, header: &RequestHeader, body: &Bytes) -> Result<Bytes, WireError> {
@@ -197,8 +195,4 @@ fn patience(timeout_ms: i32) -> Duration {
         Ok(ms) if ms > 0 => CALL_TIMEOUT.min(Duration::from_millis(ms)),
         _ => CALL_TIMEOUT,
     }
-}
-
-fn encode<T: Encodable>(header: &RequestHeader, response: &T) -> Result<Bytes, WireError> {
-    encode_response(header, response)
 }

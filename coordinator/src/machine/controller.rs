@@ -58,10 +58,11 @@ impl Controller {
     pub fn on_event(&mut self, event: Event, now: Mono, out: &mut Vec<Action>) {
         match event {
             Event::Leads { image, fresh_log_id } => self.take_office(image, fresh_log_id, now, out),
-            Event::LeadsNoMore { why } => self.leave_office(why, out),
             Event::Request { id, request } => self.receive(id, request, now, out),
             Event::Committed => self.committed(now, out),
-            Event::ProposalFailed { why } => self.leave_office(why, out),
+            Event::LeadsNoMore { why } | Event::ProposalFailed { why } => {
+                self.leave_office(why, out);
+            }
             Event::Tick => self.pump(now, out),
         }
     }
@@ -190,7 +191,7 @@ impl Controller {
             }
         }
         let mut replies = Vec::new();
-        while draft.len() < BATCH_RECORDS
+        while draft.records() < BATCH_RECORDS
             && let Some((id, request)) = self.waiting.pop_front()
         {
             let reply = self.decide(&mut draft, &request).unwrap_or_else(Reply::Refused);

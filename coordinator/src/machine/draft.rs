@@ -34,7 +34,8 @@ impl<'a> Draft<'a> {
         self.records.push(record);
     }
 
-    pub fn len(&self) -> usize {
+    /// How many records there are so far.
+    pub fn records(&self) -> usize {
         self.records.len()
     }
 

@@ -10,7 +10,11 @@ pub mod election;
 pub mod topics;
 
 #[cfg(test)]
+mod bench;
+#[cfg(test)]
 mod controller_tests;
+#[cfg(test)]
+mod topics_tests;
 #[cfg(test)]
 mod walk_tests;
 

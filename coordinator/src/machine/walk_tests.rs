@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use tailway_metadata::time::Mono;
 use uuid::Uuid;
 
+use super::bench::{registration, settings, topic};
 use super::controller::Controller;
-use super::controller_tests::{registration, settings, topic};
+
 use super::*;
 
 const STEPS: usize = 3_000;

@@ -119,12 +119,9 @@ async fn a_failed_sync_acknowledges_nothing_and_stops_raft() {
     disk.fail(Operation::SyncData, 1, std::io::ErrorKind::Other);
     let error = tokio::time::timeout(PATIENCE, proposer.propose(vec![record(1)])).await.unwrap();
     assert!(error.is_err());
-    let stopped = proposer
-        .watch()
-        .wait_for(|metrics| metrics.running_state.is_err())
-        .await
-        .map(|metrics| metrics.running_state.clone());
-    assert!(stopped.unwrap().is_err());
+    let mut raft = proposer.watch();
+    let stopped = raft.wait_for(|metrics| metrics.running_state.is_err());
+    assert!(tokio::time::timeout(PATIENCE, stopped).await.is_ok());
     let again = tokio::time::timeout(PATIENCE, proposer.propose(vec![record(1)])).await.unwrap();
     assert!(again.is_err(), "the next sync would succeed, but is never tried");
     assert_eq!(node.feed().image().offset, Offset(1));

@@ -3,6 +3,7 @@
 //! openraft is named in this folder only, and its types never reach the disk: [`codec`] has our own encoding. With one
 //! voter there is nobody to talk to ([`network`]) and nobody to tie an election with, so [`node`] elects itself as soon as
 //! it has opened its data.
+#![allow(clippy::result_large_err, reason = "openraft's traits give the error types")]
 
 pub mod codec;
 pub mod feed;
