@@ -4,9 +4,10 @@
 
 use bytes::Bytes;
 use tailway_wire::messages::{
-    DescribeGroupsRequest, DescribeGroupsResponse, HeartbeatRequest, HeartbeatResponse,
-    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsRequest,
-    ListGroupsResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest,
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse,
+    HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    LeaveGroupResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse, OffsetFetchRequest,
     OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
 };
 use tokio::sync::watch;
@@ -132,6 +133,26 @@ impl GroupDoor {
     pub async fn list(&self, caller: &Caller, request: ListGroupsRequest) -> ListGroupsResponse {
         match self {
             Self::Local(groups) => groups.list(caller, request).await,
+        }
+    }
+
+    pub async fn delete_groups(
+        &self,
+        caller: &Caller,
+        request: DeleteGroupsRequest,
+    ) -> DeleteGroupsResponse {
+        match self {
+            Self::Local(groups) => groups.delete_groups(caller, request).await,
+        }
+    }
+
+    pub async fn delete_offsets(
+        &self,
+        caller: &Caller,
+        request: OffsetDeleteRequest,
+    ) -> OffsetDeleteResponse {
+        match self {
+            Self::Local(groups) => groups.delete_offsets(caller, request).await,
         }
     }
 

@@ -68,6 +68,7 @@ pub(super) async fn serve(stream: Stream, peer: Arc<Peer>, services: Arc<Service
         work.run(received, answers),
         write_answers(writer, outgoing, &services, &unanswered),
     );
+    services.groups.connection_closed(peer.connection).await;
     match (ending, written) {
         (Ok(()), Ok(())) => tracing::debug!(peer = %peer.address, "connection ended"),
         (Err(error), _) => {

@@ -146,6 +146,12 @@ impl Call<'_> {
             ApiKey::ListGroups => {
                 self.reply(body, |r| api::list_groups::handle(r, &caller, groups)).await
             }
+            ApiKey::DeleteGroups => {
+                self.reply(body, |r| api::delete_groups::handle(r, &caller, groups)).await
+            }
+            ApiKey::OffsetDelete => {
+                self.reply(body, |r| api::offset_delete::handle(r, &caller, groups)).await
+            }
             ApiKey::ApiVersions => {
                 self.reply_now(body, |r| api::api_versions::handle(&r, version, self.peer))
             }
