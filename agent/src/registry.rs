@@ -131,6 +131,7 @@ mod tests {
             ordinal: 0,
             id: FileId { dev: 1, ino: 2, birth_ns: None },
             path: "/var/log/a.log".into(),
+            origin: "/var/log/a.log".into(),
             input: "i".into(),
             offset: 0,
             marker: Marker::default(),

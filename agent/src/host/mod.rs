@@ -6,6 +6,7 @@
 pub mod cpu;
 pub mod load;
 pub mod memory;
+pub mod sampler;
 
 use std::fs::File;
 use std::io;

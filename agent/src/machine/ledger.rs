@@ -64,6 +64,9 @@ pub struct FileEntry {
     pub id: FileId,
     #[serde(with = "path_text")]
     pub path: PathBuf,
+    /// The path under which it was first found: what its events say.
+    #[serde(with = "path_text")]
+    pub origin: PathBuf,
     pub input: String,
     /// Everything before it is acknowledged.
     pub offset: u64,
@@ -310,6 +313,7 @@ mod tests {
             ordinal,
             id: FileId { dev: 1, ino: 2, birth_ns: Some(3) },
             path: "/var/log/a.log".into(),
+            origin: "/var/log/a.log".into(),
             input: "i".into(),
             offset: 0,
             marker: Marker::default(),

@@ -40,8 +40,8 @@ pub enum Event {
     Opened { size: u64, links: u64 },
     /// The path leads nowhere, or to another file: discovery has to look again.
     OpenMissed,
-    /// The path leads to the file, which cannot be opened now (rights, descriptors).
-    OpenFailed,
+    /// The file cannot be opened now (rights, descriptors), or, in place of a read, not be read.
+    Unreadable,
     /// `fstat` of the descriptor, or `stat` of the path if there is none.
     Observed { size: u64, links: u64 },
     /// A read was done and the lines taken; `bytes` is what the read brought.
@@ -167,8 +167,9 @@ impl TailFile {
                 self.opening = false;
                 self.next_look = Some(now + self.policy.interval(now.since(self.grown_at)));
             }
-            Event::OpenFailed => {
+            Event::Unreadable => {
                 self.opening = false;
+                self.lined_up = false;
                 self.failed = true;
                 self.next_look = Some(now + self.policy.interval_max);
             }
@@ -239,6 +240,11 @@ impl TailFile {
 
     pub fn is_open(&self) -> bool {
         self.open
+    }
+
+    /// True if it waits for its turn to read.
+    pub fn is_lined_up(&self) -> bool {
+        self.lined_up
     }
 
     /// True if a watch on the directory may take over from polling.

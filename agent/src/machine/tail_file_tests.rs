@@ -122,7 +122,7 @@ fn without_room_nothing_is_read_and_with_room_it_goes_on() {
 fn a_file_that_cannot_be_opened_is_tried_again() {
     let mut file = file();
     assert_eq!(step(&mut file, Event::Observed { size: 8, links: 1 }, at(0)), [Action::Open]);
-    assert_eq!(step(&mut file, Event::OpenFailed, at(0)), []);
+    assert_eq!(step(&mut file, Event::Unreadable, at(0)), []);
     assert_eq!((file.state(), file.deadline()), (State::Unreadable, Some(at(5_000))));
     assert_eq!(step(&mut file, Event::Tick, at(5_000)), [Action::Observe]);
     assert_eq!(step(&mut file, Event::Observed { size: 8, links: 1 }, at(5_000)), [Action::Open]);

@@ -9,7 +9,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tailway_client::machine::pipeline::{Ack, SequencedBatch, StopReason};
-use tailway_daemon::Deadline;
 use tailway_storage::{StorageError, Synced};
 
 use super::link::Began;
@@ -36,8 +35,8 @@ pub enum Message {
     Repeated { lane: LaneId, records: i64 },
     /// The journal is durable up to a point, or will never be again.
     Synced(Result<Synced, StorageError>),
-    /// Send what is there, and end by the deadline.
-    Stop(Deadline),
+    /// Send what is there, and end within this time.
+    Stop(Duration),
 }
 
 #[derive(Debug, Default)]

@@ -3,3 +3,4 @@
 pub mod discover;
 pub mod glob;
 pub mod stat;
+pub mod watch;

@@ -1,0 +1,321 @@
+//! Performing what the files' machines ask for: open, close, look, start anew, let go.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use tailway_metadata::time::Mono;
+
+use super::{FileKey, ShipError, Shipper};
+use crate::event::FilePart;
+use crate::machine::identity::{
+    FileId, Generation, Head, Kind, MARKER_BYTES, Marker, Stat,
+};
+use crate::machine::ledger::{FileEntry, Record};
+use crate::machine::tail_file::{Action, Event, Restart, TailFile};
+use crate::output::inbox::LaneId;
+use crate::tail::stat::{stat_fd, stat_path};
+
+/// The bytes before the read offset, to compare with what is there at the next read.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Before(Vec<u8>);
+
+impl Before {
+    pub(super) fn of(bytes: &[u8]) -> Self {
+        Self(bytes[bytes.len().saturating_sub(MARKER_BYTES)..].to_vec())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(super) fn marker(&self) -> Marker {
+        Marker::of(&self.0)
+    }
+}
+
+/// A file that is followed: its machine, and what the machine does not need to know.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pub(super) id: FileId,
+    pub(super) path: PathBuf,
+    pub(super) generation: Generation,
+    pub(super) ordinal: u64,
+    /// Where it came from, as its events say.
+    pub(super) origin: PathBuf,
+    pub(super) part: FilePart,
+    pub(super) input: usize,
+    pub(super) machine: TailFile,
+    pub(super) descriptor: Option<File>,
+    pub(super) before: Before,
+    pub(super) head: Head,
+    /// As much of the head as the journal knows.
+    pub(super) head_saved: u32,
+    pub(super) lane: Option<LaneId>,
+    pub(super) scheduled: Option<Mono>,
+    pub(super) trouble: Option<String>,
+}
+
+/// A new generation id: random, so that no two hosts have the same.
+pub(super) fn fresh_generation() -> Generation {
+    Generation(uuid::Uuid::new_v4().as_u128())
+}
+
+/// Opens a regular file for reading and says what it is; never blocks on a pipe or device.
+pub(super) fn open(path: &Path) -> io::Result<(File, Stat)> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let stat = stat_fd(&file)?;
+    Ok((file, stat))
+}
+
+/// Reads `buffer.len()` bytes at `offset`, or up to the end of the file.
+pub(super) fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut read = 0;
+    while read < buffer.len() {
+        match file.read_at(&mut buffer[read..], offset + read as u64) {
+            Ok(0) => break,
+            Ok(n) => read += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(read)
+}
+
+impl Shipper {
+    /// Tells a file's machine something and performs what it asks for, and what follows from that.
+    pub(super) fn tell(&mut self, key: FileKey, event: Event) -> Result<(), ShipError> {
+        self.feed(key, event);
+        while let Some((key, action)) = self.actions.pop_front() {
+            self.perform(key, action)?;
+        }
+        Ok(())
+    }
+
+    /// Tells without performing: for use inside of an action, whose performer goes on with it.
+    pub(super) fn feed(&mut self, key: FileKey, event: Event) {
+        let now = self.clock.mono();
+        let Some(file) = self.files.get_mut(&key) else { return };
+        let mut out = Vec::new();
+        file.machine.on_event(event, now, &mut out);
+        let deadline = file.machine.deadline();
+        if deadline != file.scheduled {
+            if let Some(at) = file.scheduled {
+                self.timers.remove(&(at, key));
+            }
+            if let Some(at) = deadline {
+                self.timers.insert((at, key));
+            }
+            file.scheduled = deadline;
+        }
+        self.actions.extend(out.into_iter().map(|action| (key, action)));
+    }
+
+    fn perform(&mut self, key: FileKey, action: Action) -> Result<(), ShipError> {
+        match action {
+            Action::Open => self.open_file(key),
+            Action::Close => {
+                if let Some(file) = self.files.get_mut(&key) {
+                    file.descriptor = None;
+                    self.changed = true;
+                }
+            }
+            Action::Observe => self.observe(key),
+            Action::Read => self.turns.push_back(key),
+            Action::TakeRest => self.take_rest(key)?,
+            Action::StartGeneration(why) => self.start_generation(key, why)?,
+            Action::Forget { gone } => self.forget(key, gone)?,
+        }
+        Ok(())
+    }
+
+    fn open_file(&mut self, key: FileKey) {
+        let Some(file) = self.files.get_mut(&key) else { return };
+        let event = match open(&file.path) {
+            Ok((descriptor, stat)) if stat.id == file.id && stat.kind == Kind::Regular => {
+                file.descriptor = Some(descriptor);
+                file.trouble = None;
+                Event::Opened { size: stat.size, links: stat.links }
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                let trouble = format!("cannot open it: {error}");
+                if file.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!(path = %file.path.display(), %error, "cannot open a file; retrying");
+                    file.trouble = Some(trouble);
+                }
+                Event::Unreadable
+            }
+            // Gone, or another file has the name now.
+            _ => {
+                self.look_again_for(key);
+                Event::OpenMissed
+            }
+        };
+        self.changed = true;
+        self.feed(key, event);
+    }
+
+    /// The file's path does not lead to it any more: its directory is listed again.
+    fn look_again_for(&mut self, key: FileKey) {
+        let Some(file) = self.files.get(&key) else { return };
+        if let Some(dir) = file.path.parent() {
+            self.dirty.insert(dir.to_path_buf());
+            self.dirty_names.insert(file.path.clone());
+        }
+    }
+
+    fn observe(&mut self, key: FileKey) {
+        let Some(file) = self.files.get(&key) else { return };
+        let stat = match &file.descriptor {
+            Some(descriptor) => stat_fd(descriptor),
+            None => stat_path(&file.path),
+        };
+        match stat {
+            Ok(stat) if stat.id == file.id => {
+                self.feed(key, Event::Observed { size: stat.size, links: stat.links });
+            }
+            _ => self.look_again_for(key),
+        }
+    }
+
+    /// Truncated or rewritten: what is in the file now is another generation.
+    fn start_generation(&mut self, key: FileKey, why: Restart) -> Result<(), ShipError> {
+        let Some(file) = self.files.get_mut(&key) else { return Ok(()) };
+        let old = file.generation;
+        let reason = match why {
+            Restart::Truncated { size, read } => {
+                format!("it has {size} bytes, and {read} were read")
+            }
+            Restart::Rewritten { read } => {
+                format!("other bytes stand before offset {read}, which was read")
+            }
+        };
+        file.generation = fresh_generation();
+        file.ordinal += 1;
+        file.origin.clone_from(&file.path);
+        file.part = FilePart::new(
+            self.config.inputs[file.input].format,
+            file.origin.as_os_str().as_bytes(),
+        );
+        file.before = Before::default();
+        file.head = Head::default();
+        file.head_saved = 0;
+        file.lane = None;
+        tracing::info!(
+            path = %file.path.display(),
+            generation = %file.generation,
+            reason,
+            "reading a file from its start: it was truncated"
+        );
+        let generation = file.generation;
+        self.by_generation.remove(&old);
+        self.by_generation.insert(generation, key);
+        self.metrics.generations.inc();
+        let entry = self.entry_of(key, 0, Marker::default());
+        if let Some(entry) = entry {
+            self.registry.record(Record::File(entry))?;
+        }
+        self.ended.insert(old);
+        self.changed = true;
+        self.end_generations()
+    }
+
+    /// The journal's entry of a followed file.
+    pub(super) fn entry_of(
+        &self,
+        key: FileKey,
+        offset: u64,
+        marker: Marker,
+    ) -> Option<FileEntry> {
+        let file = self.files.get(&key)?;
+        Some(FileEntry {
+            generation: file.generation,
+            ordinal: file.ordinal,
+            id: file.id,
+            path: file.path.clone(),
+            origin: file.origin.clone(),
+            input: self.config.inputs[file.input].id.clone(),
+            offset,
+            marker,
+            head: file.head,
+            target: None,
+            seen: self.clock.wall(),
+        })
+    }
+
+    /// Forgets generations that are over and of which nothing is on its way any more.
+    pub(super) fn end_generations(&mut self) -> Result<(), ShipError> {
+        let ledger = self.registry.ledger();
+        let is_done = |generation: &Generation| {
+            ledger.plans_with(*generation).next().is_none()
+                && !self.lanes.iter().any(|lane| lane.holds(*generation))
+        };
+        let done: Vec<Generation> = self.ended.iter().copied().filter(is_done).collect();
+        for generation in done {
+            self.ended.remove(&generation);
+            if self.registry.ledger().files.contains_key(&generation) {
+                self.registry.record(Record::Done { generation })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, key: FileKey, gone: bool) -> Result<(), ShipError> {
+        let Some(file) = self.files.remove(&key) else { return Ok(()) };
+        if let Some(at) = file.scheduled {
+            self.timers.remove(&(at, key));
+        }
+        if self.by_path.get(&file.path) == Some(&key) {
+            self.by_path.remove(&file.path);
+        }
+        if let Some(dir) = file.path.parent().and_then(|dir| self.dirs.get_mut(dir)) {
+            dir.files.remove(&key);
+        }
+        self.by_id.remove(&file.id);
+        self.by_generation.remove(&file.generation);
+        for lane in &mut self.lanes {
+            lane.waiting.remove(&key);
+        }
+        let unread = file.machine.size().saturating_sub(file.machine.read());
+        let path = file.path.display();
+        if unread > 0 && !gone {
+            self.metrics.bytes_lost.inc_by(unread);
+            tracing::warn!(%path, unread, "a file went out of sight before its end was read");
+        } else {
+            let what = if gone { "deleted" } else { "renamed to a place that is not looked at" };
+            tracing::info!(%path, read = file.machine.read(), what, "done with a file");
+        }
+        if gone {
+            self.ended.insert(file.generation);
+        }
+        self.changed = true;
+        self.end_generations()
+    }
+
+    /// Gives a file another name.
+    pub(super) fn set_path(&mut self, key: FileKey, path: PathBuf) -> Result<(), ShipError> {
+        let seen = self.clock.wall();
+        let Some(file) = self.files.get_mut(&key) else { return Ok(()) };
+        if file.path == path {
+            return Ok(());
+        }
+        tracing::info!(from = %file.path.display(), to = %path.display(), "a file was renamed");
+        let old = std::mem::replace(&mut file.path, path.clone());
+        let generation = file.generation;
+        if self.by_path.get(&old) == Some(&key) {
+            self.by_path.remove(&old);
+        }
+        if let Some(dir) = old.parent().and_then(|dir| self.dirs.get_mut(dir)) {
+            dir.files.remove(&key);
+        }
+        self.by_path.insert(path.clone(), key);
+        self.put_into_dir(key, &path);
+        self.changed = true;
+        self.registry.record(Record::Path { generation, path, seen })?;
+        Ok(())
+    }
+}

@@ -1,0 +1,373 @@
+//! The shipper: one thread that owns the files, the journal and the lanes.
+//!
+//! It reads, and reading blocks, so it is a thread and not a task; being one owner of all three it
+//! needs no lock between "read", "remembered" and "sent". It performs what the machines decide:
+//! `files` what each file asks for, `read` the turns, `scan` what discovery finds, `send` what the
+//! lanes may send, `report` what people see. Whatever waits for a network is a task elsewhere and
+//! answers through the inbox.
+//!
+//! Invariants: no batch is sent before its plan is in the journal; no file is read while a plan
+//! that carries its bytes is unresolved from an earlier run; memory for events is bounded by the
+//! spool.
+
+mod files;
+mod read;
+mod report;
+mod scan;
+mod send;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use serde_json::Value;
+use tailway_client::Client;
+use tailway_daemon::tasks::Group;
+use tailway_daemon::Clock;
+use tailway_metadata::time::Mono;
+use tailway_wire::WireError;
+use tailway_wire::record::BatchBuilder;
+
+use crate::config::Config;
+use crate::event::{EventWriter, Sender};
+use crate::machine::identity::{FileId, Generation};
+use crate::machine::ledger::Target;
+use crate::machine::poll::PollPolicy;
+use crate::machine::tail_file::{self, Action};
+use crate::metrics::AgentMetrics;
+use crate::output::inbox::{Inbox, LaneId, Message};
+use crate::output::lane::Lane;
+use crate::registry::{Registry, RegistryError};
+use crate::tail::discover::Discovery;
+use crate::tail::watch::Watches;
+
+use files::Followed;
+use scan::Dir;
+use send::{Restart, Topic};
+
+/// A followed file by its number.
+type FileKey = usize;
+
+/// Turns between two looks at the inbox.
+const TURNS_MAX: usize = 8;
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
+/// How often directories are listed that cannot be watched.
+const POLLED_SCAN_INTERVAL: Duration = Duration::from_secs(2);
+/// At a stop, for lanes that have trouble.
+const STOP_TROUBLED: Duration = Duration::from_secs(1);
+
+/// Why the shipper cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ShipError {
+    #[error("the journal failed, and without it nothing may be sent: {0}")]
+    Registry(#[from] RegistryError),
+    #[error("a batch cannot be built: {0}")]
+    Batch(#[from] WireError),
+}
+
+/// What the shipper is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub config: Arc<Config>,
+    pub sender: Sender,
+    pub clock: Clock,
+    pub inbox: Inbox,
+    pub registry: Registry,
+    pub client: Client,
+    /// Where links and lookups run.
+    pub tasks: Group,
+    pub metrics: AgentMetrics,
+    pub report: Arc<Mutex<Value>>,
+}
+
+/// A stop that was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Stopping {
+    since: Mono,
+    until: Mono,
+}
+
+/// When something is to be done next.
+#[derive(Debug, Clone, Copy)]
+struct Calendar {
+    sync: Mono,
+    housekeeping: Mono,
+    full_scan: Mono,
+    polled_scan: Mono,
+}
+
+/// The shipper. `run` is its life.
+#[derive(Debug)]
+pub struct Shipper {
+    config: Arc<Config>,
+    clock: Clock,
+    inbox: Inbox,
+    registry: Registry,
+    client: Client,
+    tasks: Group,
+    metrics: AgentMetrics,
+    report: Arc<Mutex<Value>>,
+    policy: PollPolicy,
+    /// Hash of what decides how bytes become records.
+    pipeline: u64,
+
+    discovery: Discovery,
+    watches: Watches,
+    dirs: BTreeMap<PathBuf, Dir>,
+    /// Directories to list again, and names in them that may mean another file than before.
+    dirty: BTreeSet<PathBuf>,
+    dirty_names: BTreeSet<PathBuf>,
+    /// Inputs that were never started before, by index: `start: end` is for them.
+    new_inputs: BTreeSet<usize>,
+    troubles: BTreeMap<PathBuf, String>,
+
+    files: BTreeMap<FileKey, Followed>,
+    file_next: FileKey,
+    by_id: BTreeMap<FileId, FileKey>,
+    by_path: BTreeMap<PathBuf, FileKey>,
+    by_generation: BTreeMap<Generation, FileKey>,
+    /// Generations that are over while bytes of theirs are still on their way.
+    ended: BTreeSet<Generation>,
+    timers: BTreeSet<(Mono, FileKey)>,
+    turns: VecDeque<FileKey>,
+    actions: VecDeque<(FileKey, Action)>,
+
+    topics: BTreeMap<String, Topic>,
+    lanes: Vec<Lane>,
+    lane_of: BTreeMap<Target, LaneId>,
+    restarts: BTreeMap<LaneId, Restart>,
+    writer: EventWriter,
+    builder: BatchBuilder,
+    buffer: Vec<u8>,
+
+    calendar: Calendar,
+    syncing: bool,
+    changed: bool,
+    stopping: Option<Stopping>,
+}
+
+impl Shipper {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { config, sender, clock, inbox, registry, client, tasks, metrics, report } =
+            parts;
+        let now = clock.mono();
+        let known = &registry.ledger().inputs;
+        let new_inputs = config.inputs.iter().enumerate();
+        let new_inputs = new_inputs.filter(|(_, input)| !known.contains(&input.id));
+        Self {
+            pipeline: send::pipeline_hash(&config, &sender),
+            new_inputs: new_inputs.map(|(index, _)| index).collect(),
+            writer: EventWriter::new(&sender),
+            builder: BatchBuilder::new(send::compression(config.output.compression)),
+            watches: Watches::new(inbox.clone()),
+            policy: PollPolicy::default(),
+            discovery: Discovery::default(),
+            dirs: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            dirty_names: BTreeSet::new(),
+            troubles: BTreeMap::new(),
+            files: BTreeMap::new(),
+            file_next: 0,
+            by_id: BTreeMap::new(),
+            by_path: BTreeMap::new(),
+            by_generation: BTreeMap::new(),
+            ended: BTreeSet::new(),
+            timers: BTreeSet::new(),
+            turns: VecDeque::new(),
+            actions: VecDeque::new(),
+            topics: BTreeMap::new(),
+            lanes: Vec::new(),
+            lane_of: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+            buffer: Vec::new(),
+            calendar: Calendar {
+                sync: now + SYNC_INTERVAL,
+                housekeeping: now,
+                full_scan: now,
+                polled_scan: now + POLLED_SCAN_INTERVAL,
+            },
+            syncing: false,
+            changed: true,
+            stopping: None,
+            config,
+            clock,
+            inbox,
+            registry,
+            client,
+            tasks,
+            metrics,
+            report,
+        }
+    }
+
+    /// Works until it is told to stop; `ready` is called after the first scan.
+    pub fn run(mut self, ready: impl FnOnce()) -> Result<(), ShipError> {
+        self.look_up_topics();
+        self.full_scan()?;
+        self.publish();
+        ready();
+        loop {
+            let patience = self.patience();
+            for message in self.inbox.take(patience) {
+                self.receive(message)?;
+            }
+            self.listen_to_watches()?;
+            self.tick_files()?;
+            for _ in 0..TURNS_MAX {
+                let Some(key) = self.turns.pop_front() else { break };
+                self.turn(key)?;
+            }
+            self.pump_all()?;
+            self.keep_house()?;
+            if self.stopping.is_some_and(|stopping| self.may_stop(stopping)) {
+                return self.finish();
+            }
+        }
+    }
+
+    /// How long to wait for something to happen.
+    fn patience(&self) -> Duration {
+        let may_read = self.stopping.is_none() && !self.turns.is_empty();
+        if may_read || !self.dirty.is_empty() {
+            return Duration::ZERO;
+        }
+        let linger = self.linger();
+        let calendar = &self.calendar;
+        let lanes = self.lanes.iter().filter_map(|lane| lane.deadline(linger));
+        let next = [calendar.sync, calendar.housekeeping, calendar.full_scan, calendar.polled_scan]
+            .into_iter()
+            .chain(lanes)
+            .chain(self.timers.first().map(|(at, _)| *at))
+            .chain(self.restarts.values().map(|restart| restart.at))
+            .min();
+        next.map_or(HOUSEKEEPING_INTERVAL, |at| at.since(self.clock.mono()))
+    }
+
+    fn receive(&mut self, message: Message) -> Result<(), ShipError> {
+        self.changed = true;
+        match message {
+            Message::Topic { name, found } => self.topic_found(&name, found),
+            Message::TopicTrouble { name, cause } => {
+                self.topic_trouble(&name, cause);
+                Ok(())
+            }
+            Message::Began { lane, began } => self.began(lane, began),
+            Message::LaneTrouble { lane, cause } => {
+                self.lane_trouble(lane, cause);
+                Ok(())
+            }
+            Message::Acked { lane, ack } => self.acked(lane, ack),
+            Message::Stopped { lane, reason, open } => {
+                self.stopped(lane, &reason, open.len());
+                Ok(())
+            }
+            Message::Repeated { lane, records } => {
+                self.repeated(lane, records);
+                Ok(())
+            }
+            Message::Synced(done) => {
+                self.syncing = false;
+                self.registry.synced(done.map_err(RegistryError::from)?);
+                Ok(())
+            }
+            Message::Stop(within) => {
+                let since = self.clock.mono();
+                self.stopping = Some(Stopping { since, until: since + within });
+                self.turns.clear();
+                Ok(())
+            }
+        }
+    }
+
+    fn tick_files(&mut self) -> Result<(), ShipError> {
+        let now = self.clock.mono();
+        while let Some((at, key)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            if let Some(file) = self.files.get_mut(&key) {
+                file.scheduled = None;
+            }
+            self.tell(key, tail_file::Event::Tick)?;
+        }
+        Ok(())
+    }
+
+    fn keep_house(&mut self) -> Result<(), ShipError> {
+        let now = self.clock.mono();
+        if now >= self.calendar.sync {
+            self.calendar.sync = now + SYNC_INTERVAL;
+            self.start_sync();
+        }
+        if now >= self.calendar.housekeeping {
+            self.calendar.housekeeping = now + HOUSEKEEPING_INTERVAL;
+            self.arm_quiet_dirs()?;
+            self.restart_lanes(now);
+            for lane in &mut self.lanes {
+                lane.shrink(now);
+            }
+            if self.turns.is_empty() && self.buffer.capacity() > 0 {
+                self.buffer = Vec::new();
+            }
+            if !self.syncing {
+                self.registry.compact_if_worth_it()?;
+            }
+            if std::mem::take(&mut self.changed) {
+                self.publish();
+            }
+        }
+        if self.stopping.is_some() {
+            return Ok(());
+        }
+        if now >= self.calendar.full_scan {
+            self.full_scan()?;
+        }
+        if now >= self.calendar.polled_scan {
+            self.calendar.polled_scan = now + POLLED_SCAN_INTERVAL;
+            self.mark_polled_dirs();
+        }
+        self.rescan_dirty()
+    }
+
+    fn start_sync(&mut self) {
+        if self.syncing {
+            return;
+        }
+        let Some(ticket) = self.registry.sync_ticket() else { return };
+        self.syncing = true;
+        let inbox = self.inbox.clone();
+        // Not awaited: its answer is a message, and at a stop the journal is synced once more.
+        drop(tokio::task::spawn_blocking(move || inbox.send(Message::Synced(ticket.run()))));
+    }
+
+    fn may_stop(&self, stopping: Stopping) -> bool {
+        let now = self.clock.mono();
+        let mut busy = self.lanes.iter().filter(|lane| !lane.is_empty()).peekable();
+        if busy.peek().is_none() || now >= stopping.until {
+            return true;
+        }
+        // What is only buffered is read again at the next start; what has trouble may never end.
+        let hopeless = busy.all(|lane| !lane.is_flowing() || lane.trouble.is_some());
+        hopeless && now.since(stopping.since) >= STOP_TROUBLED
+    }
+
+    fn finish(mut self) -> Result<(), ShipError> {
+        self.registry.sync()?;
+        self.publish();
+        let open = self.registry.ledger().plans.len();
+        if open > 0 {
+            tracing::warn!(
+                batches = open,
+                "stopped while batches had no answer; the next start finds out about them"
+            );
+        }
+        Ok(())
+    }
+
+    fn linger(&self) -> Duration {
+        if self.stopping.is_some() { Duration::ZERO } else { self.config.output.linger }
+    }
+}

@@ -1,0 +1,121 @@
+//! One file's turn: read a piece, split it, and put its events into the lane.
+//!
+//! Files take turns of equal size, so that one fast file does not starve the others. Each read
+//! starts a little before the offset, with bytes that are known: if they are not there any more,
+//! the file was rewritten behind our back.
+
+use super::files::{Before, read_full};
+use super::{FileKey, ShipError, Shipper};
+use crate::machine::tail_file::Event;
+
+/// Bytes of a turn; only a line that is longer makes it longer.
+const TURN_BYTES: usize = 64 * 1024;
+
+impl Shipper {
+    /// Reads a piece of the file, if its lane has room.
+    pub(super) fn turn(&mut self, key: FileKey) -> Result<(), ShipError> {
+        let Some(file) = self.files.get(&key) else { return Ok(()) };
+        if !file.machine.is_lined_up() {
+            return Ok(());
+        }
+        let Some(lane) = self.lane_with_room(key)? else {
+            return self.tell(key, Event::Blocked(true));
+        };
+        let event = self.read_piece(key, lane);
+        self.changed = true;
+        self.tell(key, event)
+    }
+
+    fn read_piece(&mut self, key: FileKey, lane: usize) -> Event {
+        let now = self.clock.mono();
+        let at = self.clock.wall();
+        let Self { files, lanes, buffer, writer, config, metrics, .. } = self;
+        let Some(file) = files.get_mut(&key) else { return Event::Tick };
+        let Some(descriptor) = &file.descriptor else { return Event::Read { bytes: 0 } };
+        let want = file.machine.lines.next_read(TURN_BYTES);
+        let from_line = want.offset == file.machine.read();
+        let before = if from_line { file.before.bytes() } else { &[] };
+        let lead = before.len();
+        if buffer.len() < lead + want.len {
+            buffer.resize(lead + want.len, 0);
+        }
+        let piece = &mut buffer[..lead + want.len];
+        let read = match read_full(descriptor, want.offset - lead as u64, piece) {
+            Ok(read) => read,
+            Err(error) => {
+                let trouble = format!("cannot read it: {error}");
+                if file.trouble.as_ref() != Some(&trouble) {
+                    tracing::warn!(path = %file.path.display(), %error, "cannot read a file");
+                    file.trouble = Some(trouble);
+                }
+                return Event::Unreadable;
+            }
+        };
+        if read <= lead {
+            return Event::Read { bytes: 0 };
+        }
+        if &piece[..lead] != before {
+            return Event::Rewritten;
+        }
+        let bytes = &piece[lead..read];
+        if from_line {
+            file.head.extend(want.offset, bytes);
+        }
+        writer.set_time(at);
+        let lane = &mut lanes[lane];
+        let batch_bytes = config.output.batch_bytes;
+        let (generation, part) = (file.generation, &file.part);
+        let full = std::cell::Cell::new(false);
+        let start = file.machine.read();
+        let taken = file.machine.lines.take(
+            want.offset,
+            bytes,
+            || !full.get(),
+            |line| {
+                lane.append(generation, line.offset..line.end, at, |out| {
+                    writer.write(out, part, line.offset, line.text);
+                });
+                full.set(!lane.has_room(batch_bytes));
+            },
+        );
+        let consumed = file.machine.read() - start;
+        if consumed > 0 {
+            let end = lead + usize::try_from(consumed).unwrap_or(usize::MAX);
+            file.before = Before::of(&piece[..end]);
+            lane.mark(generation, file.before.marker(), now);
+        }
+        metrics.lines.inc_by(taken.lines);
+        metrics.lines_cut.inc_by(taken.cuts);
+        metrics.bytes.inc_by(consumed);
+        Event::Read { bytes: bytes.len() as u64 }
+    }
+
+    /// The last line of a file that nobody will finish: it has no line end.
+    pub(super) fn take_rest(&mut self, key: FileKey) -> Result<(), ShipError> {
+        let Some(lane) = self.lane_with_room(key)? else {
+            self.feed(key, Event::Blocked(true));
+            return Ok(());
+        };
+        let (now, at) = (self.clock.mono(), self.clock.wall());
+        let Self { files, lanes, writer, metrics, .. } = self;
+        let Some(file) = files.get_mut(&key) else { return Ok(()) };
+        let Some(descriptor) = &file.descriptor else { return Ok(()) };
+        let start = file.machine.read();
+        let len = usize::try_from(file.machine.lines.partial()).unwrap_or_default();
+        let mut rest = vec![0; len];
+        let Ok(read) = read_full(descriptor, start, &mut rest) else { return Ok(()) };
+        let Some(line) = file.machine.lines.take_rest(&rest[..read]) else { return Ok(()) };
+        writer.set_time(at);
+        let (generation, part) = (file.generation, &file.part);
+        lanes[lane].append(generation, line.offset..line.end, at, |out| {
+            writer.write(out, part, line.offset, line.text);
+        });
+        let whole = [file.before.bytes(), &rest[..read]].concat();
+        file.before = Before::of(&whole);
+        lanes[lane].mark(generation, file.before.marker(), now);
+        metrics.lines.inc();
+        metrics.bytes.inc_by(line.end - line.offset);
+        self.changed = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,564 @@
+//! What discovery finds becomes files that are followed; what it misses is looked for by inode.
+//!
+//! A listing says names and inode numbers. A followed file whose name is gone is looked for under
+//! the other names of the listed directories, also under those that fit no pattern, because that
+//! is where rotation puts it. Only when it is nowhere has it lost its name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::files::{Before, Followed, fresh_generation, open, read_full};
+use super::{FileKey, POLLED_SCAN_INTERVAL, ShipError, Shipper};
+use crate::config::Start;
+use crate::event::FilePart;
+use crate::machine::identity::{HEAD_BYTES, Head, Kind, Marker, Stat, Verdict, judge};
+use crate::machine::ledger::{FileEntry, Record};
+use crate::machine::tail_file::{Event, Name, TailFile};
+use crate::tail::discover::{Found, Listing};
+use crate::tail::stat::stat_path;
+use crate::tail::watch::{Trust, trust};
+
+/// How far back from the end the start of a line is looked for, with `start: end`.
+const LINE_START_BYTES: u64 = 64 * 1024;
+
+/// A directory that matters.
+#[derive(Debug)]
+pub(super) struct Dir {
+    pub(super) trust: Trust,
+    /// Why it is not watched although it could be.
+    pub(super) trouble: Option<String>,
+    /// A watch reports writes in it; its files are not polled.
+    pub(super) armed: bool,
+    pub(super) files: BTreeSet<FileKey>,
+}
+
+impl Dir {
+    pub(super) fn is_polled(&self) -> bool {
+        self.trust != Trust::Watched || self.trouble.is_some()
+    }
+}
+
+impl Shipper {
+    /// Walks all patterns and looks at each file.
+    pub(super) fn full_scan(&mut self) -> Result<(), ShipError> {
+        self.calendar.full_scan = self.clock.mono() + self.config.rescan_interval;
+        self.metrics.scans.inc();
+        self.dirty.clear();
+        self.dirty_names.clear();
+        let config = std::sync::Arc::clone(&self.config);
+        let found = self.discovery.scan(&config.inputs);
+        self.note_troubles(&found);
+        let new_dirs = self.watch_dirs();
+        // What came between the listing and the watch is in a second listing.
+        let mut found = found;
+        if !new_dirs.is_empty() {
+            let again = self.discovery.rescan(&config.inputs, &new_dirs);
+            found.listings.retain(|listing| !new_dirs.contains(&listing.dir));
+            found.listings.extend(again.listings);
+        }
+        self.reconcile(&found, true)?;
+        if !self.new_inputs.is_empty() {
+            for input in std::mem::take(&mut self.new_inputs) {
+                let input = self.config.inputs[input].id.clone();
+                self.registry.record(Record::Input { input })?;
+            }
+        }
+        self.expire()?;
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Lists the directories again in which something happened.
+    pub(super) fn rescan_dirty(&mut self) -> Result<(), ShipError> {
+        if self.dirty.is_empty() {
+            return Ok(());
+        }
+        let dirs = std::mem::take(&mut self.dirty);
+        let config = std::sync::Arc::clone(&self.config);
+        let mut found = self.discovery.rescan(&config.inputs, &dirs);
+        let new_dirs = self.watch_dirs();
+        if !new_dirs.is_empty() {
+            let again = self.discovery.rescan(&config.inputs, &new_dirs);
+            found.listings.retain(|listing| !new_dirs.contains(&listing.dir));
+            found.listings.extend(again.listings);
+        }
+        // A directory that cannot be listed any more has lost its files.
+        for dir in dirs {
+            if !found.listings.iter().any(|listing| listing.dir == dir) {
+                found.listings.push(Listing { dir, entries: Vec::new() });
+            }
+        }
+        self.reconcile(&found, false)?;
+        self.dirty_names.clear();
+        self.changed = true;
+        Ok(())
+    }
+
+    /// Lists the directories again that no watch reports on.
+    pub(super) fn mark_polled_dirs(&mut self) {
+        let polled = self.dirs.iter().filter(|(_, dir)| dir.is_polled());
+        self.dirty.extend(polled.map(|(path, _)| path.clone()));
+        self.calendar.polled_scan = self.clock.mono() + POLLED_SCAN_INTERVAL;
+    }
+
+    /// What the watches heard.
+    pub(super) fn listen_to_watches(&mut self) -> Result<(), ShipError> {
+        let heard = self.watches.take();
+        if heard.missed {
+            self.calendar.full_scan = self.clock.mono();
+        }
+        for name in heard.names {
+            if let Some(dir) = name.parent() {
+                self.dirty.insert(dir.to_path_buf());
+            }
+            if self.dirs.contains_key(&name) {
+                // The directory itself came, went or moved: only a walk from above tells.
+                self.calendar.full_scan = self.clock.mono();
+            }
+            self.dirty_names.insert(name);
+        }
+        for path in heard.written {
+            if let Some(dir) = path.parent() {
+                self.disarm(dir.to_path_buf())?;
+            }
+            if let Some(key) = self.by_path.get(&path) {
+                self.tell(*key, Event::Nudged)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches for writes where nothing is written, instead of polling.
+    pub(super) fn arm_quiet_dirs(&mut self) -> Result<(), ShipError> {
+        let is_idle = |key: &FileKey| {
+            self.files.get(key).is_some_and(|file| file.machine.is_idle() && file.trouble.is_none())
+        };
+        let may_arm = |dir: &Dir| !dir.armed && !dir.is_polled() && !dir.files.is_empty();
+        let quiet: Vec<PathBuf> = self
+            .dirs
+            .iter()
+            .filter(|(_, dir)| may_arm(dir) && dir.files.iter().all(is_idle))
+            .map(|(path, _)| path.clone())
+            .collect();
+        for path in quiet {
+            let armed = self.watches.watch_writes(&path);
+            let Some(dir) = self.dirs.get_mut(&path) else { continue };
+            if let Err(cause) = armed {
+                tracing::warn!(dir = %path.display(), cause, "polling a directory");
+                dir.trouble = Some(cause);
+                continue;
+            }
+            dir.armed = true;
+            let keys: Vec<FileKey> = dir.files.iter().copied().collect();
+            for key in keys {
+                self.tell(key, Event::Covered(true))?;
+                // What was written between the last look and the watch is seen by this look.
+                self.tell(key, Event::Nudged)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn disarm(&mut self, path: PathBuf) -> Result<(), ShipError> {
+        let Some(dir) = self.dirs.get_mut(&path).filter(|dir| dir.armed) else { return Ok(()) };
+        dir.armed = false;
+        self.watches.unwatch_writes(&path);
+        let keys: Vec<FileKey> = dir.files.iter().copied().collect();
+        for key in keys {
+            self.tell(key, Event::Covered(false))?;
+        }
+        Ok(())
+    }
+
+    /// Watches what matters now and nothing else; returns what is new.
+    fn watch_dirs(&mut self) -> BTreeSet<PathBuf> {
+        let wanted: BTreeSet<PathBuf> = self.discovery.dirs().map(Path::to_path_buf).collect();
+        let gone: Vec<PathBuf> =
+            self.dirs.keys().filter(|dir| !wanted.contains(*dir)).cloned().collect();
+        for dir in gone {
+            self.watches.forget(&dir);
+            self.dirs.remove(&dir);
+        }
+        let mut new = BTreeSet::new();
+        for path in wanted {
+            let known = self.dirs.contains_key(&path);
+            let trust = match self.dirs.get(&path) {
+                Some(dir) => dir.trust,
+                None => trust(&path),
+            };
+            let trouble = match trust {
+                Trust::Watched => self.watches.watch_names(&path).err(),
+                Trust::Polled(_) => None,
+            };
+            if let (false, Some(cause)) = (known, &trouble) {
+                tracing::warn!(dir = %path.display(), cause, "listing a directory again and again");
+            }
+            if let (false, Trust::Polled(filesystem)) = (known, trust) {
+                tracing::info!(dir = %path.display(), filesystem, "polling a directory");
+            }
+            match self.dirs.get_mut(&path) {
+                Some(dir) => dir.trouble = trouble,
+                None => {
+                    let dir = Dir { trust, trouble, armed: false, files: BTreeSet::new() };
+                    self.dirs.insert(path.clone(), dir);
+                    new.insert(path);
+                }
+            }
+        }
+        new
+    }
+
+    fn note_troubles(&mut self, found: &Found) {
+        let mut now = BTreeMap::new();
+        for trouble in &found.troubles {
+            if self.troubles.get(&trouble.path) != Some(&trouble.cause) {
+                let path = trouble.path.display();
+                tracing::warn!(%path, cause = trouble.cause, "a pattern leads to nothing here yet");
+            }
+            now.insert(trouble.path.clone(), trouble.cause.clone());
+        }
+        self.troubles = now;
+    }
+
+    /// Brings the followed files in line with what was listed.
+    fn reconcile(&mut self, found: &Found, full: bool) -> Result<(), ShipError> {
+        let mut lost = Vec::new();
+        for listing in &found.listings {
+            self.find_lost(listing, &mut lost);
+        }
+        for listing in &found.listings {
+            for entry in &listing.entries {
+                let Some(input) = entry.input else { continue };
+                let path = listing.dir.join(&entry.name);
+                let known = self.by_path.get(&path).and_then(|key| self.files.get(key));
+                let is_same = known.is_some_and(|file| file.id.ino == entry.ino);
+                if is_same && !full && !self.dirty_names.contains(&path) {
+                    continue;
+                }
+                if let Ok(stat) = stat_path(&path) {
+                    self.found_file(path, stat, input, &lost)?;
+                }
+            }
+        }
+        let mut by_ino: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+        if !lost.is_empty() {
+            for listing in &found.listings {
+                for entry in &listing.entries {
+                    by_ino.entry(entry.ino).or_default().push(listing.dir.join(&entry.name));
+                }
+            }
+        }
+        for (key, old) in lost {
+            let Some(file) = self.files.get(&key) else { continue };
+            if file.path != old {
+                continue;
+            }
+            let id = file.id;
+            let places = by_ino.get(&id.ino).map(Vec::as_slice).unwrap_or_default();
+            let is_it = |path: &&PathBuf| stat_path(path).is_ok_and(|stat| stat.id == id);
+            match places.iter().find(is_it).cloned() {
+                Some(path) => {
+                    self.set_path(key, path)?;
+                    self.tell(key, Event::NameFound)?;
+                }
+                None => self.tell(key, Event::NameLost)?,
+            }
+        }
+        if full {
+            self.adopt_orphans(found)?;
+        }
+        self.lose_strays()
+    }
+
+    /// Files in directories that do not matter any more, and that are not where they were.
+    fn lose_strays(&mut self) -> Result<(), ShipError> {
+        let is_stray = |path: &&PathBuf| {
+            path.parent().is_none_or(|dir| !self.dirs.contains_key(dir))
+        };
+        let strays: Vec<FileKey> = self
+            .dirty_names
+            .iter()
+            .filter(is_stray)
+            .filter_map(|path| self.by_path.get(path).copied())
+            .collect();
+        for key in strays {
+            let Some(file) = self.files.get(&key) else { continue };
+            if !stat_path(&file.path).is_ok_and(|stat| stat.id == file.id) {
+                self.tell(key, Event::NameLost)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Files of a listed directory that do not have their name any more.
+    fn find_lost(&self, listing: &Listing, lost: &mut Vec<(FileKey, PathBuf)>) {
+        let Some(dir) = self.dirs.get(&listing.dir) else { return };
+        if dir.files.is_empty() {
+            return;
+        }
+        let names: BTreeMap<_, _> = listing.entries.iter().map(|e| (&*e.name, e.ino)).collect();
+        for key in &dir.files {
+            let Some(file) = self.files.get(key) else { continue };
+            let ino = file.path.file_name().and_then(|name| names.get(name));
+            let is_there = match ino {
+                // A link: only a stat tells.
+                Some(0) => stat_path(&file.path).is_ok_and(|stat| stat.id == file.id),
+                Some(ino) => *ino == file.id.ino,
+                None => false,
+            };
+            if !is_there && file.machine.name() != Name::Unlinked {
+                lost.push((*key, file.path.clone()));
+            }
+        }
+    }
+
+    fn found_file(
+        &mut self,
+        path: PathBuf,
+        stat: Stat,
+        input: usize,
+        lost: &[(FileKey, PathBuf)],
+    ) -> Result<(), ShipError> {
+        if stat.kind != Kind::Regular {
+            return Ok(());
+        }
+        let Some(key) = self.by_id.get(&stat.id).copied() else {
+            return self.follow(path, &stat, input);
+        };
+        let Some(file) = self.files.get(&key) else { return Ok(()) };
+        if file.path != path {
+            let is_lost = lost.iter().any(|(lost, _)| *lost == key);
+            if !is_lost && stat_path(&file.path).is_ok_and(|other| other.id == stat.id) {
+                // Another name of the same file: a link, followed once.
+                return Ok(());
+            }
+            self.set_path(key, path)?;
+        }
+        self.tell(key, Event::NameFound)?;
+        self.tell(key, Event::Observed { size: stat.size, links: stat.links })
+    }
+
+    /// Files that were being read when the agent stopped, and were renamed meanwhile to where no
+    /// pattern looks: they are found by their inode, to be read to their end.
+    fn adopt_orphans(&mut self, found: &Found) -> Result<(), ShipError> {
+        let followed = &self.by_generation;
+        let orphans: Vec<FileEntry> = self
+            .registry
+            .ledger()
+            .files
+            .values()
+            .filter(|entry| !followed.contains_key(&entry.generation))
+            .filter(|entry| !self.ended.contains(&entry.generation))
+            .cloned()
+            .collect();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let mut by_ino: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+        for listing in &found.listings {
+            for entry in &listing.entries {
+                by_ino.entry(entry.ino).or_default().push(listing.dir.join(&entry.name));
+            }
+        }
+        for orphan in orphans {
+            let input = self.config.inputs.iter().position(|input| input.id == orphan.input);
+            let (Some(input), Some(places)) = (input, by_ino.get(&orphan.id.ino)) else { continue };
+            for path in places {
+                let Ok(stat) = stat_path(path) else { continue };
+                if stat.id == orphan.id && !self.by_id.contains_key(&stat.id) {
+                    self.follow(path.clone(), &stat, input)?;
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts to follow a file: where it was left, if it is known, else as its input says.
+    fn follow(&mut self, path: PathBuf, stat: &Stat, input: usize) -> Result<(), ShipError> {
+        let saved = self.registry.ledger().current(&stat.id).cloned();
+        if let Some(entry) = &saved {
+            if self.registry.ledger().plans_with(entry.generation).next().is_some() {
+                // What is on its way for it from an earlier run decides where to go on.
+                return Ok(());
+            }
+        }
+        let verdict = match &saved {
+            Some(entry) => match self.verdict(&path, entry, stat) {
+                Ok(verdict) => Some(verdict),
+                Err(error) => {
+                    let cause = error.to_string();
+                    if self.troubles.get(&path) != Some(&cause) {
+                        tracing::warn!(path = %path.display(), cause, "cannot look into a file");
+                        self.troubles.insert(path, cause);
+                    }
+                    return Ok(());
+                }
+            },
+            None => None,
+        };
+        let key = self.file_next;
+        self.file_next += 1;
+        let now = self.clock.mono();
+        let config = &self.config.inputs[input];
+        let limit = config.line_bytes_max;
+        let (entry, before, reason) = match (saved, verdict) {
+            (Some(entry), Some((Verdict::Same, before))) => {
+                (Some(entry), before, Verdict::Same.reason())
+            }
+            (Some(entry), Some((other, _))) => {
+                self.ended.insert(entry.generation);
+                let fresh = FileEntry {
+                    generation: fresh_generation(),
+                    ordinal: entry.ordinal + 1,
+                    origin: path.clone(),
+                    path: path.clone(),
+                    offset: 0,
+                    marker: Marker::default(),
+                    head: Head::default(),
+                    target: None,
+                    ..entry
+                };
+                self.registry.record(Record::File(fresh.clone()))?;
+                (Some(fresh), Before::default(), other.reason())
+            }
+            _ => (None, Before::default(), "it is new"),
+        };
+        let (offset, before, head) = match &entry {
+            Some(entry) => (entry.offset, before, entry.head),
+            None if config.start == Start::End && self.new_inputs.contains(&input) => {
+                last_line_start(&path, stat)
+            }
+            None => (0, before, Head::default()),
+        };
+        let generation = entry.as_ref().map_or_else(fresh_generation, |entry| entry.generation);
+        let origin = entry.as_ref().map_or_else(|| path.clone(), |entry| entry.origin.clone());
+        tracing::info!(
+            path = %path.display(),
+            %generation,
+            offset,
+            size = stat.size,
+            reason,
+            "following a file"
+        );
+        let part = FilePart::new(config.format, origin.as_os_str().as_bytes());
+        self.files.insert(
+            key,
+            Followed {
+                id: stat.id,
+                path: path.clone(),
+                generation,
+                ordinal: entry.as_ref().map_or(0, |entry| entry.ordinal),
+                origin,
+                part,
+                input,
+                machine: TailFile::new(offset, limit, self.policy, now),
+                descriptor: None,
+                head,
+                head_saved: head.len,
+                before,
+                lane: None,
+                scheduled: None,
+                trouble: None,
+            },
+        );
+        self.by_id.insert(stat.id, key);
+        self.by_path.insert(path.clone(), key);
+        self.by_generation.insert(generation, key);
+        self.put_into_dir(key, &path);
+        match entry {
+            Some(entry) if entry.path != path => {
+                let seen = self.clock.wall();
+                self.registry.record(Record::Path { generation, path, seen })?;
+            }
+            Some(_) => {}
+            None => {
+                let marker = self.files[&key].before.marker();
+                if let Some(entry) = self.entry_of(key, offset, marker) {
+                    self.registry.record(Record::File(entry))?;
+                }
+            }
+        }
+        self.end_generations()?;
+        self.tell(key, Event::Observed { size: stat.size, links: stat.links })
+    }
+
+    /// Compares a saved position with the file, and reads what stands before it.
+    fn verdict(
+        &self,
+        path: &Path,
+        entry: &FileEntry,
+        stat: &Stat,
+    ) -> std::io::Result<(Verdict, Before)> {
+        let saved = entry.saved();
+        if saved.offset == 0 && saved.head.len == 0 {
+            return Ok((Verdict::Same, Before::default()));
+        }
+        let (file, opened) = open(path)?;
+        let mut before = Vec::new();
+        let verdict = judge(&saved, if opened.id == stat.id { &opened } else { stat }, |at, len| {
+            let mut bytes = vec![0; len];
+            let read = read_full(&file, at, &mut bytes)?;
+            bytes.truncate(read);
+            before.clone_from(&bytes);
+            Ok(bytes)
+        })?;
+        let lead = saved.marker.len as usize;
+        Ok((verdict, if lead > 0 { Before::of(&before) } else { Before::default() }))
+    }
+
+    pub(super) fn put_into_dir(&mut self, key: FileKey, path: &Path) {
+        let Some(dir) = path.parent().and_then(|dir| self.dirs.get_mut(dir)) else { return };
+        dir.files.insert(key);
+        let covered = dir.armed;
+        self.feed(key, Event::Covered(covered));
+    }
+
+    /// Forgets files that were not seen for a long time.
+    fn expire(&mut self) -> Result<(), ShipError> {
+        let now = self.clock.wall().0;
+        let limit = i64::try_from(self.config.forget_after.as_millis()).unwrap_or(i64::MAX);
+        let (mut gone, mut seen) = (Vec::new(), Vec::new());
+        let ledger = self.registry.ledger();
+        for entry in ledger.files.values() {
+            let age = now.saturating_sub(entry.seen.0);
+            if self.by_generation.contains_key(&entry.generation) {
+                if age > limit / 4 {
+                    seen.push((entry.generation, entry.path.clone()));
+                }
+            } else if age > limit && ledger.plans_with(entry.generation).next().is_none() {
+                gone.push((entry.generation, entry.path.clone()));
+            }
+        }
+        for (generation, path) in seen {
+            let seen = self.clock.wall();
+            self.registry.record(Record::Path { generation, path, seen })?;
+        }
+        for (generation, path) in gone {
+            tracing::info!(path = %path.display(), "forgetting a file that was not seen for long");
+            self.registry.record(Record::Done { generation })?;
+        }
+        Ok(())
+    }
+}
+
+/// With `start: end`: the start of the last line, what stands before it, and the file's head.
+fn last_line_start(path: &Path, stat: &Stat) -> (u64, Before, Head) {
+    let nothing = (0, Before::default(), Head::default());
+    let Ok((file, _)) = open(path) else { return nothing };
+    let from = stat.size.saturating_sub(LINE_START_BYTES);
+    let mut tail = vec![0; usize::try_from(stat.size - from).unwrap_or_default()];
+    let mut head = vec![0; HEAD_BYTES];
+    let (Ok(read), Ok(head_read)) =
+        (read_full(&file, from, &mut tail), read_full(&file, 0, &mut head))
+    else {
+        return nothing;
+    };
+    tail.truncate(read);
+    // Without any line end in reach, the middle of a line is the best there is.
+    let end = memchr::memrchr(b'\n', &tail).map_or(tail.len(), |at| at + 1);
+    let offset = from + end as u64;
+    let head = &head[..head_read.min(usize::try_from(offset).unwrap_or(usize::MAX))];
+    (offset, Before::of(&tail[..end]), Head::of(head))
+}
