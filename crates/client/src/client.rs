@@ -156,23 +156,23 @@ impl Client {
         name: &str,
         being_created: bool,
     ) -> Result<Arc<TopicInfo>, ClientError> {
-        let no_leader = |index, detail: &str| {
+        let leaderless = |index, detail: &str| {
             self.invalidate(name);
-            Err(self.no_leader(&TopicPartition::new(name, index), detail))
+            Err(no_leader(&TopicPartition::new(name, index), detail))
         };
         let topic = match self.topic_with(name, true).await {
             // Brokers say so while they create it.
             Err(ClientError::UnknownTopic { .. }) if being_created => {
-                return no_leader(0, "the topic does not exist (yet)");
+                return leaderless(0, "the topic does not exist (yet)");
             }
             other => other?,
         };
         match topic.partitions.values().find(|p| p.leader < 0) {
-            None if topic.partitions.is_empty() => no_leader(0, "the topic is being created"),
+            None if topic.partitions.is_empty() => leaderless(0, "the topic is being created"),
             None => Ok(topic),
             // One partition without a leader is no reason to stop what goes to the others.
             Some(_) if topic.partitions.values().any(|p| p.leader >= 0) => Ok(topic),
-            Some(p) => no_leader(p.index, "an election is going on"),
+            Some(p) => leaderless(p.index, "an election is going on"),
         }
     }
 
@@ -240,13 +240,9 @@ impl Client {
             let mut detail = "its replicas are ".to_owned();
             // Writing to a String cannot fail.
             let _infallible = write!(detail, "{:?}, in sync {:?}", info.replicas, info.isr);
-            return Err(self.no_leader(partition, &detail));
+            return Err(no_leader(partition, &detail));
         }
         Ok(info.clone())
-    }
-
-    fn no_leader(&self, partition: &TopicPartition, detail: &str) -> ClientError {
-        ClientError::NoLeader { partition: partition.clone(), detail: detail.to_owned() }
     }
 
     async fn topic_with(&self, name: &str, create: bool) -> Result<Arc<TopicInfo>, ClientError> {
@@ -256,10 +252,11 @@ impl Client {
         }
         let asked = Instant::now();
         let _turn = self.inner.refreshing.lock().await;
-        if self.inner.metadata.fetched_at(name).is_some_and(|at| at >= asked) {
-            if let Some(topic) = self.inner.metadata.fresh_topic(name, max_age) {
-                return Ok(topic);
-            }
+        // Somebody else may have asked while we waited for our turn.
+        if self.inner.metadata.fetched_at(name).is_some_and(|at| at >= asked)
+            && let Some(topic) = self.inner.metadata.fresh_topic(name, max_age)
+        {
+            return Ok(topic);
         }
         let wanted = Wanted::Topics(vec![name.into()]);
         let (connection, answer) = self.ask_metadata(&wanted, create).await?;
@@ -359,16 +356,17 @@ impl Client {
         let (address, name) = self.address_of(target)?;
         let slot = Arc::clone(self.slots().entry((target, lane)).or_default());
         let mut state = slot.state.lock().await;
-        if let Some(connection) = &state.connection {
-            if !connection.is_dead() && connection.address == address {
-                return Ok(connection.clone());
-            }
+        if let Some(connection) = &state.connection
+            && !connection.is_dead()
+            && connection.address == address
+        {
+            return Ok(connection.clone());
         }
         state.connection = None;
-        if let Some((at, error)) = &state.failed {
-            if *at >= asked {
-                return Err(error.clone());
-            }
+        if let Some((at, error)) = &state.failed
+            && *at >= asked
+        {
+            return Err(error.clone());
         }
         match Connection::open(&self.inner.config, &address, name).await {
             Ok(connection) => {
@@ -505,6 +503,10 @@ impl Retries {
         sleep(pause).await;
         Ok(None)
     }
+}
+
+fn no_leader(partition: &TopicPartition, detail: &str) -> ClientError {
+    ClientError::NoLeader { partition: partition.clone(), detail: detail.to_owned() }
 }
 
 fn metadata_request(wanted: &Wanted, create: bool, version: i16) -> MetadataRequest {

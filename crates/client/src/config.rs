@@ -30,7 +30,7 @@ impl ClientConfig {
             client_id: client_id.into(),
             request_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
-            metadata_max_age: Duration::from_secs(300),
+            metadata_max_age: Duration::from_mins(5),
         }
     }
 

@@ -35,7 +35,7 @@ pub enum ClientError {
         hint: &'static str,
     },
     /// The broker answered a request with an error.
-    #[error("{broker} refused {api}{}: {code}{}{}", on(subject), tail(message), try_next(*code, subject))]
+    #[error("{broker} refused {api}{}: {code}{}{}", on(subject), tail(message.as_deref()), try_next(*code, subject))]
     Refused {
         broker: Arc<str>,
         api: &'static str,
@@ -73,8 +73,8 @@ fn on(subject: &str) -> String {
     if subject.is_empty() { String::new() } else { format!(" for {subject}") }
 }
 
-fn tail(message: &Option<String>) -> String {
-    message.as_ref().map_or_else(String::new, |message| format!(" ({message})"))
+fn tail(message: Option<&str>) -> String {
+    message.map_or_else(String::new, |message| format!(" ({message})"))
 }
 
 fn try_next(code: ErrorCode, subject: &str) -> String {
@@ -101,14 +101,15 @@ impl ClientError {
     /// Whether trying again, perhaps at another broker or after fresh metadata, can help.
     pub fn is_retriable(&self) -> bool {
         match self {
-            Self::NoBroker { .. } | Self::NoLeader { .. } | Self::NoTime => true,
-            Self::Advertised { cause, .. } => cause.is_retriable(),
-            Self::Dial(error) => !is_lasting(error),
-            Self::Rpc(RpcError::Encode { .. }) => false,
-            Self::Rpc(_) => true,
-            Self::Refused { code, .. } => code.is_retriable(),
+            Self::NoBroker { .. }
+            | Self::NoLeader { .. }
+            | Self::NoTime
             // Auto-creation and deletion both pass through it.
-            Self::UnknownTopic { .. } => true,
+            | Self::UnknownTopic { .. } => true,
+            Self::Dial(error) => !is_lasting(error),
+            Self::Rpc(error) => !matches!(error, RpcError::Encode { .. }),
+            Self::Advertised { cause, .. } => cause.is_retriable(),
+            Self::Refused { code, .. } => code.is_retriable(),
             Self::Version { .. }
             | Self::UnknownPartition { .. }
             | Self::TimedOut { .. }
@@ -136,8 +137,7 @@ fn is_lasting(error: &DialError) -> bool {
     use tailway_net::explain::TlsFailure;
     match &error.failure {
         DialFailure::Config(_) => true,
-        DialFailure::Tls(TlsFailure::Closed | TlsFailure::Other(_)) => false,
-        DialFailure::Tls(_) => true,
+        DialFailure::Tls(tls) => !matches!(tls, TlsFailure::Closed | TlsFailure::Other(_)),
         _ => false,
     }
 }
@@ -146,7 +146,7 @@ fn is_lasting(error: &DialError) -> bool {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProduceError {
     /// The leader answered with an error.
-    #[error("{broker} refused a batch for {partition}: {code}{}", tail(message))]
+    #[error("{broker} refused a batch for {partition}: {code}{}", tail(message.as_deref()))]
     Refused {
         broker: Arc<str>,
         partition: TopicPartition,

@@ -46,7 +46,7 @@ impl GroupOptions {
             topics,
             instance_id: None,
             session_timeout: Duration::from_secs(45),
-            rebalance_timeout: Duration::from_secs(60),
+            rebalance_timeout: Duration::from_mins(1),
             heartbeat_interval: Duration::from_secs(3),
             auto_commit: Some(Duration::from_secs(5)),
             start: StartAt::Latest,

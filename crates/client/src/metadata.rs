@@ -209,7 +209,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn topics_are_merged_aged_and_forgotten() {
-        const AGE: Duration = Duration::from_secs(60);
+        const AGE: Duration = Duration::from_mins(1);
         let cache = MetadataCache::default();
         let one = Wanted::Topics(vec!["a".into()]);
         cache.merge(answer(&[("a", ErrorCode::NONE)]), &one);

@@ -105,7 +105,7 @@ impl Route {
     ) -> Result<PendingProduce, ProduceError> {
         let version = self.connection.version(API).map_err(|cause| self.not_sent(cause))?;
         let margin = (timeout / 5).min(ANSWER_MARGIN_MAX);
-        let broker_timeout = (timeout - margin).as_millis();
+        let broker_timeout = timeout.saturating_sub(margin).as_millis();
         let request = ProduceRequest {
             transactional_id: None,
             acks: acks.code(),

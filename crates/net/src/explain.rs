@@ -115,7 +115,8 @@ impl TlsFailure {
             AlertDescription::CertificateRequired | AlertDescription::NoCertificate => {
                 Self::CertificateRequired
             }
-            AlertDescription::UnknownCA => Self::OurIssuerUnknown,
+            // The second where the peer has a CA of the same name with another key: it was made anew.
+            AlertDescription::UnknownCA | AlertDescription::DecryptError => Self::OurIssuerUnknown,
             AlertDescription::CertificateExpired => Self::OurCertificateExpired,
             AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown

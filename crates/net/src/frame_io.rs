@@ -19,6 +19,9 @@ const KEEP_BUFFER: usize = 64 * 1024;
 /// As many slices as one `writev` takes in any case (Linux's IOV_MAX is 1,024).
 const SLICES_PER_WRITE: usize = 64;
 
+/// How HTTP requests and responses begin.
+const HTTP: [&[u8; 4]; 6] = [b"GET ", b"POST", b"PUT ", b"HEAD", b"OPTI", b"HTTP"];
+
 /// What the other side speaks instead of Kafka frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Foreign {
@@ -153,12 +156,7 @@ fn recognise(prefix: [u8; 4]) -> Option<Foreign> {
     match prefix {
         [0x16, 3, 0..=4, _] => Some(Foreign::TlsHandshake),
         [0x15, 3, 0..=4, _] => Some(Foreign::TlsAlert),
-        [b'G', b'E', b'T', b' '] | [b'P', b'O', b'S', b'T'] | [b'P', b'U', b'T', b' '] => {
-            Some(Foreign::Http)
-        }
-        [b'H', b'E', b'A', b'D'] | [b'H', b'T', b'T', b'P'] | [b'O', b'P', b'T', b'I'] => {
-            Some(Foreign::Http)
-        }
+        _ if HTTP.contains(&&prefix) => Some(Foreign::Http),
         _ => None,
     }
 }
@@ -196,4 +194,156 @@ pub async fn write_segments<W: AsyncWrite + Unpin>(
         }
     }
     writer.flush().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::ReadBuf;
+
+    /// Gives one piece per read, then the end.
+    struct Pieces(Vec<Vec<u8>>);
+
+    impl AsyncRead for Pieces {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if !self.0.is_empty() {
+                let piece = self.0.remove(0);
+                buf.put_slice(&piece);
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn frame(body: &[u8]) -> Vec<u8> {
+        let mut whole = u32::try_from(body.len()).unwrap().to_be_bytes().to_vec();
+        whole.extend_from_slice(body);
+        whole
+    }
+
+    #[tokio::test]
+    async fn frames_come_out_whole_however_they_are_cut() {
+        let bodies: [&[u8]; 4] = [b"", b"a", b"hello", &[7; 5000]];
+        let bytes: Vec<u8> = bodies.iter().flat_map(|body| frame(body)).collect();
+        for size in [1, 2, 3, 5, 64, 1000, 4096] {
+            let pieces = bytes.chunks(size).map(<[u8]>::to_vec).collect();
+            let mut reader = FrameReader::new(Pieces(pieces), 5000);
+            for body in bodies {
+                assert_eq!(reader.next().await.unwrap().unwrap(), body, "pieces of {size}");
+            }
+            assert!(reader.next().await.unwrap().is_none());
+            assert!(reader.started() && !reader.mid_frame());
+        }
+    }
+
+    #[tokio::test]
+    async fn an_announced_length_alone_allocates_little() {
+        let mut bytes = (100_i32 << 20).to_be_bytes().to_vec();
+        bytes.extend_from_slice(&[1; 100]);
+        let mut reader = FrameReader::new(Pieces(vec![bytes]), 200 << 20);
+        let error = reader.next().await.unwrap_err();
+        assert!(
+            matches!(error, FrameError::Cut { got: 104, expected } if expected == 4 + (100 << 20)),
+            "{error:?}"
+        );
+        assert!(reader.buffer.capacity() <= 2 * FIRST_GROWTH, "{}", reader.buffer.capacity());
+    }
+
+    #[tokio::test]
+    async fn what_is_no_frame_is_named() {
+        for (bytes, text) in [
+            (&b"\x16\x03\x01\x02\x00"[..], "the peer speaks TLS"),
+            (b"\x15\x03\x03\x00\x02\x02\x16", "the peer answers in TLS"),
+            (b"GET / HTTP/1.1", "the peer speaks HTTP"),
+            (b"HTTP/1.1 400 Bad Request", "the peer speaks HTTP"),
+            (b"\xff\xff\xff\xff", "negative length -1"),
+            (b"\x00\x01\x00\x00", "65536 bytes was announced, more than the 1000"),
+            (b"\x00\x00", "closed after 2 of 4 bytes"),
+            (b"\x00\x00\x00\x05abc", "closed after 7 of 9 bytes"),
+        ] {
+            let mut reader = FrameReader::new(Pieces(vec![bytes.to_vec()]), 1000);
+            let error = reader.next().await.unwrap_err().to_string();
+            assert!(error.contains(text), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_read_loses_nothing() {
+        let (client, mut server) = tokio::io::duplex(64);
+        let mut reader = FrameReader::new(client, 100);
+        let bytes = frame(b"hello");
+        for byte in bytes {
+            // Nothing whole is there yet: the read is given up, the byte stays.
+            tokio::select! {
+                biased;
+                frame = reader.next() => panic!("{frame:?}"),
+                () = std::future::ready(()) => {}
+            }
+            server.write_all(&[byte]).await.unwrap();
+        }
+        assert_eq!(reader.next().await.unwrap().unwrap(), &b"hello"[..]);
+    }
+
+    /// Takes at most `limit` bytes per write.
+    struct Narrow {
+        limit: usize,
+        taken: Vec<u8>,
+        flushed: bool,
+    }
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+        }
+
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bufs: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let limit = self.limit;
+            let bytes: Vec<u8> =
+                bufs.iter().flat_map(|buf| buf.iter()).copied().take(limit).collect();
+            self.taken.extend_from_slice(&bytes);
+            self.flushed = false;
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.flushed = true;
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn segments_are_written_in_order_however_little_is_taken() {
+        let segments: Vec<Bytes> = (0..200_u8)
+            .map(|n| Bytes::from(vec![n; usize::from(n % 7)]))
+            .chain([Bytes::from(vec![9; 3000])])
+            .collect();
+        let expected: Vec<u8> = segments.iter().flatten().copied().collect();
+        for limit in [1, 2, 6, 7, 100, 100_000] {
+            let mut writer = Narrow { limit, taken: Vec::new(), flushed: false };
+            write_segments(&mut writer, &segments).await.unwrap();
+            assert_eq!(writer.taken, expected, "{limit}");
+            assert!(writer.flushed);
+        }
+        let mut stuck = Narrow { limit: 0, taken: Vec::new(), flushed: false };
+        let error = write_segments(&mut stuck, &segments).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WriteZero);
+        write_segments(&mut stuck, &[Bytes::new()]).await.unwrap();
+    }
 }

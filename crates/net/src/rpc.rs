@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,10 +22,12 @@ use tailway_wire::api::ApiKey;
 use tailway_wire::frame::{self, RequestHeader};
 use tailway_wire::messages::{Decodable, Encodable, StrBytes};
 
-use crate::frame_io::{FrameReader, write_segments};
+use crate::frame_io::{FrameError, FrameReader, write_segments};
 
 /// Requests gathered into one vectored write when several are waiting.
 const GATHER: usize = 16;
+/// After a failed write, how long what the peer sent before may still be read.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Settings of a connection.
 #[derive(Debug, Clone)]
@@ -401,11 +404,24 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(
     mut writer: WriteHalf<S>,
     queue: mpsc::Receiver<Vec<Bytes>>,
 ) {
-    let mut killed = shared.dead.subscribe();
-    let error = tokio::select! {
-        error = read_answers(&shared, reader) => error,
-        error = write_requests(&shared, &mut writer, queue) => error,
-        _ = killed.wait_for(Option::is_some) => shared.closed("it was closed here"),
+    let killed = async {
+        let mut dead = shared.dead.subscribe();
+        // The channel outlives this task.
+        drop(dead.wait_for(Option::is_some).await);
+    };
+    let mut reading = std::pin::pin!(read_answers(&shared, reader));
+    let (error, wait) = tokio::select! {
+        error = &mut reading => (error, None),
+        error = write_requests(&shared, &mut writer, queue) => match error {
+            Some(error) => (error, Some(LAST_WORDS)),
+            None => (shared.closed("it is no longer used"), None),
+        },
+        () = killed => (shared.closed("it was closed here"), None),
+    };
+    // A peer that hangs up often says why just before: what can be read knows better.
+    let error = match wait {
+        Some(wait) => timeout_at(Instant::now() + wait, reading).await.unwrap_or(error),
+        None => error,
     };
     shared.die(error);
     // Best effort, and never a reason to linger: the peer may read nothing any more.
@@ -420,6 +436,11 @@ async fn read_answers<R: AsyncRead + Unpin>(
         let frame = match reader.next().await {
             Ok(Some(frame)) => frame,
             Ok(None) => return shared.closed(shared.hang_up(reader.started())),
+            Err(FrameError::Io(error))
+                if !reader.started() && error.kind() == io::ErrorKind::ConnectionReset =>
+            {
+                return shared.closed(shared.hang_up(false));
+            }
             Err(error) => return shared.closed(error.to_string()),
         };
         let Some(id) = frame.first_chunk::<4>().map(|id| i32::from_be_bytes(*id)) else {
@@ -433,11 +454,12 @@ async fn read_answers<R: AsyncRead + Unpin>(
     }
 }
 
+/// Writes until a write fails; `None` when the last handle is gone.
 async fn write_requests<W: AsyncWrite + Unpin>(
     shared: &Shared,
     writer: &mut W,
     mut queue: mpsc::Receiver<Vec<Bytes>>,
-) -> RpcError {
+) -> Option<RpcError> {
     while let Some(mut segments) = queue.recv().await {
         for _ in 1..GATHER {
             match queue.try_recv() {
@@ -446,8 +468,11 @@ async fn write_requests<W: AsyncWrite + Unpin>(
             }
         }
         if let Err(error) = write_segments(writer, &segments).await {
-            return shared.closed(crate::explain::io_error(&error));
+            return Some(shared.closed(crate::explain::io_error(&error)));
         }
     }
-    shared.closed("it is no longer used")
+    None
 }
+
+#[cfg(test)]
+mod tests;

@@ -49,7 +49,7 @@ impl Default for ProducerOptions {
             linger: Duration::from_millis(5),
             batch_bytes: 64 * 1024,
             buffer_bytes: 32 * 1024 * 1024,
-            delivery_timeout: Duration::from_secs(120),
+            delivery_timeout: Duration::from_mins(2),
             create_topics: true,
         }
     }

@@ -6,9 +6,11 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tailway_metadata::ids::TopicPartition;
+use tailway_net::backoff::Backoff;
 use tailway_wire::error_code::ErrorCode;
 use tailway_wire::record::{BatchBuilder, stamp_producer};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
@@ -209,12 +211,11 @@ impl Worker {
             Ok(bytes) => bytes,
             Err(error) => return self.fail(batch.waiters, &error.to_string(), false),
         };
-        match link.sender.push(bytes, count).await {
-            Ok(()) => self.open.push_back(batch),
-            Err(_) => {
-                self.ready.push_front(batch);
-                self.wait_for_stop().await;
-            }
+        if link.sender.push(bytes, count).await.is_ok() {
+            self.open.push_back(batch);
+        } else {
+            self.ready.push_front(batch);
+            self.wait_for_stop().await;
         }
     }
 
