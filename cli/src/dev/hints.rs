@@ -15,6 +15,7 @@ pub(crate) fn places(dir: &DevDir, inputs: &Inputs, plaintext: bool) -> Vec<Stri
     let admin = |port| format!("http://{}", loopback(port));
     let files = inputs.files();
     let followed = match files.as_slice() {
+        [] => format!("waits for {}", inputs.patterns().join(", ")),
         [only] => only.display().to_string(),
         more => count(u64::try_from(more.len()).unwrap_or(u64::MAX), "file"),
     };

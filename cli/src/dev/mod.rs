@@ -129,7 +129,7 @@ async fn live(args: &DevArgs, inputs: &Inputs, dir: &DevDir, clock: &Clock) -> R
     signals.exit_on_next();
     let mut screen = Screen::new(Mode::of(args.quiet));
     if let Ok(Ended::Signal(signal)) = &ended {
-        screen.line(&format!("\n{signal}: stopping"))?;
+        screen.line(&format!("{signal}: stopping"))?;
     }
     let unpublished = dir.unpublish();
     let stopped = system.stop(Deadline::after(STOP_DEADLINE)).await;

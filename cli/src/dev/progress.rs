@@ -15,12 +15,14 @@ const NAMED_MAX: usize = 3;
 /// The agent's progress; `None` while it does not run.
 pub(crate) fn of(system: &System) -> Option<Progress> {
     let status = system.agent()?.status.json();
-    let progress = &status["progress"];
-    let number = |key: &str| progress[key].as_u64().unwrap_or(0);
+    let shipper = &status["shipper"];
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let files = shipper["files"].as_array().map_or(&[][..], Vec::as_slice);
+    let unacked: u64 = files.iter().map(|file| number(&file["unacked"])).sum();
     Some(Progress {
-        lines: number("lines_acked"),
-        bytes: number("bytes_acked"),
-        lag: number("bytes_lag"),
+        lines: number(&shipper["lines"]),
+        bytes: number(&shipper["bytes"]),
+        lag: number(&shipper["behind"]) + unacked,
     })
 }
 
@@ -30,17 +32,22 @@ pub(crate) fn why(system: &System, inputs: &Inputs) -> String {
     if !not_ready.is_empty() {
         return not_ready.join("; ");
     }
-    if let Some(agent) = system.agent() {
-        let status = agent.status.json();
-        if let Some(Value::String(trouble)) = status["output"].get("trouble") {
-            return format!("the agent cannot send: {trouble}");
-        }
+    let Some(agent) = system.agent() else { return "the agent is not running".to_owned() };
+    let shipper = &agent.status.json()["shipper"];
+    if let Some(trouble) = shipper["output"]["trouble"].as_str() {
+        return format!("the agent cannot send: {trouble}");
     }
+    let troubles = shipper["troubles"].as_array().map_or(&[][..], Vec::as_slice);
+    let troubles = troubles.iter().take(NAMED_MAX).filter_map(|trouble| {
+        Some(format!("{}: {}", trouble["path"].as_str()?, trouble["cause"].as_str()?))
+    });
     let lag = of(system).map_or(0, |progress| progress.lag);
-    if lag > 0 {
-        return format!("{} were read and wait for the broker's acknowledgement", bytes(lag));
-    }
-    of_files(inputs)
+    let main = if lag > 0 {
+        format!("{} wait to be read and acknowledged", bytes(lag))
+    } else {
+        of_files(inputs)
+    };
+    troubles.chain([main]).collect::<Vec<_>>().join("; ")
 }
 
 /// Everything works, so it is the files.

@@ -15,11 +15,11 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How far the agent is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// Lines acknowledged by the broker in this run.
+    /// Lines read in this run.
     pub(crate) lines: u64,
     /// Their bytes in the files.
     pub(crate) bytes: u64,
-    /// Bytes in the files that are not acknowledged yet.
+    /// Bytes in the files that the broker has not acknowledged yet.
     pub(crate) lag: u64,
 }
 

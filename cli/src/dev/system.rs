@@ -22,7 +22,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(20);
 pub(crate) struct BadConfig(pub(crate) String);
 
 /// What runs. `None` while it has not been started.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct System {
     coordinator: Option<Hosted<Coordinator>>,
     broker: Option<Hosted<Broker>>,

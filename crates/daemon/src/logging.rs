@@ -40,7 +40,16 @@ pub fn parse_level(text: &str) -> Result<Targets, LevelError> {
             return Err(wrong());
         }
     }
-    Targets::from_str(text).map_err(|_| wrong())
+    let targets = Targets::from_str(text).map_err(|_| wrong())?;
+    Ok(if text.contains(TALKATIVE) { targets } else { without_chatter(targets) })
+}
+
+/// A dependency that tells each of its steps at info, in its own terms; who wants that names it.
+const TALKATIVE: &str = "openraft";
+
+fn without_chatter(targets: Targets) -> Targets {
+    let level = targets.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::WARN);
+    targets.with_target(TALKATIVE, level)
 }
 
 /// Sets up logging on stderr for the whole process.
@@ -63,8 +72,10 @@ pub fn init(config: &LoggingConfig) -> Result<(), InitError> {
 /// For a program with a screen of its own: everything from info on goes to `file`, and what is at least `on_stderr` to
 /// stderr as well, where on a terminal it replaces the status line that stands there.
 pub fn init_with_file(file: File, on_stderr: Level) -> Result<(), InitError> {
-    let to_file =
-        fmt::layer().with_ansi(false).with_writer(Mutex::new(file)).with_filter(LevelFilter::INFO);
+    let to_file = fmt::layer()
+        .with_ansi(false)
+        .with_writer(Mutex::new(file))
+        .with_filter(without_chatter(Targets::new().with_default(LevelFilter::INFO)));
     let terminal = std::io::stderr().is_terminal();
     let to_stderr = fmt::layer()
         .with_ansi(terminal)
@@ -105,6 +116,11 @@ mod tests {
         {
             assert!(parse_level(good).is_ok(), "{good}");
         }
+        let openraft =
+            |text: &str, level| parse_level(text).unwrap().would_enable("openraft::core", &level);
+        assert!(!openraft("info", Level::INFO) && openraft("info", Level::WARN));
+        assert!(!openraft("error", Level::WARN));
+        assert!(openraft("info,openraft=debug", Level::DEBUG));
         for bad in ["", "loud", "info,", "tailway_broker", "tailway_broker=loud"] {
             assert!(parse_level(bad).is_err(), "{bad}");
         }

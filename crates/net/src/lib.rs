@@ -16,7 +16,7 @@ pub mod explain;
 pub mod frame_io;
 pub mod listen;
 pub mod peer;
-mod port_holder;
+pub mod port_holder;
 pub mod rpc;
 pub mod stream;
 pub mod tls;

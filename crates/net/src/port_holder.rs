@@ -10,7 +10,7 @@ use std::path::Path;
 const PROCESSES_MAX: usize = 20_000;
 
 /// `pid 1234 (kafka)`, if it can be found out.
-pub(crate) fn port_holder(port: u16) -> Option<String> {
+pub fn port_holder(port: u16) -> Option<String> {
     let inodes: Vec<String> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|table| fs::read_to_string(table).ok())
