@@ -14,6 +14,9 @@ use crate::error::WireError;
 /// Room that is made at a time while decompressing, at first.
 const FIRST_ROOM: usize = 4096;
 
+/// How much larger than its input an output may be for memory to be reserved on its word alone.
+const BELIEVABLE_EXPANSION: usize = 64;
+
 /// Where decompressed bytes go: grows with what arrives, never past the cap.
 pub(super) struct Sink {
     out: Vec<u8>,
@@ -45,6 +48,15 @@ impl Sink {
             self.out.reserve_exact(self.out.len().max(FIRST_ROOM).min(most));
         }
         Ok(())
+    }
+
+    /// Makes room for what `input` claims to hold, if the claim is believable; else for the first piece.
+    fn expect(&mut self, claimed: Option<u64>, input: usize) {
+        let believable = self.cap.min(input.saturating_mul(BELIEVABLE_EXPANSION));
+        let claimed = claimed.and_then(|claimed| usize::try_from(claimed).ok());
+        if let Some(claimed) = claimed.filter(|claimed| *claimed <= believable) {
+            self.out.reserve_exact(claimed);
+        }
     }
 
     /// The decompressed bytes.

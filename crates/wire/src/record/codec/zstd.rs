@@ -1,10 +1,12 @@
 //! Zstandard, one or more frames behind each other.
 //!
-//! Decoding streams, so that neither the content size nor the window that a frame claims is believed: the
-//! output grows with what comes out. A window is address space until it is written to.
+//! Decoding streams, so that neither the content size nor the window that a frame claims is trusted: the
+//! output grows with what comes out, and what is reserved at once is some times the input at most. A window
+//! is address space until it is written to.
 
 use ::zstd::bulk;
 use ::zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
+use ::zstd::zstd_safe;
 
 use super::{Sink, corrupt};
 use crate::error::WireError;
@@ -27,7 +29,7 @@ impl Compressor {
         out: &mut Vec<u8>,
     ) -> Result<(), WireError> {
         let start = out.len();
-        out.reserve(::zstd::zstd_safe::compress_bound(input.len()));
+        out.reserve(zstd_safe::compress_bound(input.len()));
         let mut buffer = std::io::Cursor::new(out);
         buffer.set_position(start as u64);
         let written = self.0.compress_to_buffer(input, &mut buffer);
@@ -41,6 +43,8 @@ pub(in crate::record) fn decompress(input: &[u8], sink: &mut Sink) -> Result<(),
         return Err(sink.corrupt("it is empty"));
     }
     let mut decoder = Decoder::new().map_err(|cause| sink.corrupt(cause))?;
+    // With room for all of it, zstd decodes straight into the output, without a window of its own.
+    sink.expect(zstd_safe::get_frame_content_size(input).unwrap_or_default(), input.len());
     let mut source = InBuffer::around(input);
     // 0 when a frame is complete, else a hint that more is to come.
     let mut expected = 0;
