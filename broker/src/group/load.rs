@@ -4,7 +4,8 @@
 //! fixed when loading begins.
 
 use tailway_daemon::clock::Clock;
-use tailway_wire::record::BatchIter;
+use tailway_wire::WireError;
+use tailway_wire::record::{Batch, BatchIter};
 
 use crate::machine::group::{Event, GroupShard};
 use crate::machine::offsets::schema::OffsetsRecord;
@@ -30,50 +31,21 @@ pub(super) async fn load(
     clock: &Clock,
 ) -> Result<Loaded, PartitionError> {
     let mut watermarks = handle.watermarks();
-    let (mut offset, end) = {
-        let now = handle.current();
-        (now.log_start, now.log_end)
-    };
+    let now = handle.current();
+    let (mut offset, end) = (now.log_start, now.log_end);
     let mut loaded = Loaded::default();
-    let mut actions = Vec::new();
     while offset < end {
         let slice = handle.read(offset, READ_BYTES, true).await?;
         let before = offset;
-        for batches in &slice.records {
-            for batch in BatchIter::new(batches.clone()) {
-                let corrupt = |error: tailway_wire::WireError| PartitionError::CorruptBatch {
-                    reason: format!("offset {before} on: {error}"),
-                };
-                let batch = batch.map_err(corrupt)?;
-                let next = batch.header.base_offset + i64::from(batch.header.last_offset_delta) + 1;
-                if !batch.header.attributes.is_control() {
-                    for record in batch.records(BATCH_BYTES_MAX).map_err(corrupt)? {
-                        let record = record.map_err(corrupt)?;
-                        if record.offset < offset {
-                            continue;
-                        }
-                        let Some(key) = record.key else { continue };
-                        match OffsetsRecord::decode(&key, record.value.as_deref()) {
-                            Ok(record) => {
-                                loaded.records += 1;
-                                let event = Event::Replayed(record);
-                                machine.on_event(event, clock.mono(), clock.wall(), &mut actions);
-                            }
-                            Err(error) => {
-                                loaded.unreadable += 1;
-                                let partition = handle.topic_partition().partition;
-                                tracing::warn!(
-                                    partition,
-                                    offset = record.offset,
-                                    %error,
-                                    "skipped an offsets record that cannot be read"
-                                );
-                            }
-                        }
-                    }
-                }
-                offset = offset.max(next);
-            }
+        for batch in slice.records.into_iter().flat_map(BatchIter::new) {
+            let next = batch.and_then(|batch| {
+                replay(&batch, handle, machine, clock, &mut loaded)?;
+                Ok(batch.header.base_offset + i64::from(batch.header.last_offset_delta) + 1)
+            });
+            let next = next.map_err(|error| PartitionError::CorruptBatch {
+                reason: format!("in the batches from offset {before}: {error}"),
+            })?;
+            offset = offset.max(next);
         }
         if offset == before {
             // Written but not durable yet: wait for the high watermark.
@@ -81,4 +53,34 @@ pub(super) async fn load(
         }
     }
     Ok(loaded)
+}
+
+/// Replays one batch. A record in a schema that cannot be read is skipped: it must not hold up all other groups.
+fn replay(
+    batch: &Batch,
+    handle: &PartitionHandle,
+    machine: &mut GroupShard,
+    clock: &Clock,
+    loaded: &mut Loaded,
+) -> Result<(), WireError> {
+    if batch.header.attributes.is_control() {
+        return Ok(());
+    }
+    let mut actions = Vec::new();
+    for record in batch.records(BATCH_BYTES_MAX)? {
+        let record = record?;
+        let Some(key) = record.key else { continue };
+        match OffsetsRecord::decode(&key, record.value.as_deref()) {
+            Ok(record) => {
+                loaded.records += 1;
+                machine.on_event(Event::Replayed(record), clock.mono(), clock.wall(), &mut actions);
+            }
+            Err(error) => {
+                loaded.unreadable += 1;
+                let (partition, offset) = (handle.topic_partition().partition, record.offset);
+                tracing::warn!(partition, offset, %error, "skipped an offsets record that cannot be read");
+            }
+        }
+    }
+    Ok(())
 }

@@ -295,7 +295,8 @@ impl Groups {
         let wait = loaded.wait_for(|loaded| *loaded);
         tokio::time::timeout(LOAD_WAIT, wait).await.ok()?.ok()?;
         let (answer, answered) = oneshot::channel();
-        let message = Message::Request { caller: caller.clone(), request, answer };
+        let (caller, request) = (caller.clone(), Box::new(request));
+        let message = Message::Request { caller, request, answer };
         shard.queue.send(message).await.ok()?;
         answered.await.ok()
     }

@@ -32,7 +32,7 @@ const LOAD_RETRY: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_secs(2);
 
 pub(super) enum Message {
-    Request { caller: Caller, request: Request, answer: oneshot::Sender<Response> },
+    Request { caller: Caller, request: Box<Request>, answer: oneshot::Sender<Response> },
     ConnectionClosed(u64),
 }
 
@@ -223,7 +223,7 @@ impl Shard {
                 let call = Call(self.next_call);
                 self.next_call += 1;
                 self.answers.insert(call, answer);
-                Event::Request { call, caller, request }
+                Event::Request { call, caller, request: *request }
             }
             Message::ConnectionClosed(connection) => Event::ConnectionClosed(connection),
         }

@@ -70,8 +70,16 @@ impl Default for GroupConfig {
 }
 
 #[cfg(test)]
+#[path = "group/bench_tests.rs"]
+mod bench_tests;
+
+#[cfg(test)]
 #[path = "group/group_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "group/admin_tests.rs"]
+mod admin_tests;
 
 #[cfg(test)]
 #[path = "group/walk_tests.rs"]

@@ -55,12 +55,15 @@ impl Group {
                     ErrorCode::INVALID_COMMIT_OFFSET_SIZE
                 } else {
                     count += usize::from(is_new);
+                    let expire_timestamp = expire_timestamp(request.retention_time_ms, ctx.wall);
+                    let epoch = partition.committed_leader_epoch;
                     let value = OffsetValue {
                         offset: partition.committed_offset,
-                        leader_epoch: partition.committed_leader_epoch,
+                        // The schema of an offset that expires has no room for it, and its clients do not send it.
+                        leader_epoch: if expire_timestamp.is_some() { -1 } else { epoch },
                         metadata: metadata.map(copied).unwrap_or_default(),
                         commit_timestamp: ctx.wall,
-                        expire_timestamp: expire_timestamp(request.retention_time_ms, ctx.wall),
+                        expire_timestamp,
                     };
                     committing.push((name.clone(), index, value));
                     continue;

@@ -134,16 +134,15 @@ impl Group {
         ctx: &mut Context<'_>,
     ) {
         let (id, instance) = (&request.member_id, request.group_instance_id.as_ref());
-        let error = match self.find_current_member(id, instance, request.generation_id) {
-            Err(error) => error,
-            Ok(()) => {
-                self.renew_session(id, ctx.now);
-                match self.state {
-                    State::Empty => ErrorCode::UNKNOWN_MEMBER_ID,
-                    State::PreparingRebalance => ErrorCode::REBALANCE_IN_PROGRESS,
-                    State::CompletingRebalance | State::Stable => ErrorCode::NONE,
-                }
-            }
+        let found = self.find_current_member(id, instance, request.generation_id);
+        if let Err(error) = found {
+            return ctx.reply(call, heartbeat_response(error));
+        }
+        self.renew_session(id, ctx.now);
+        let error = match self.state {
+            State::Empty => ErrorCode::UNKNOWN_MEMBER_ID,
+            State::PreparingRebalance => ErrorCode::REBALANCE_IN_PROGRESS,
+            State::CompletingRebalance | State::Stable => ErrorCode::NONE,
         };
         ctx.reply(call, heartbeat_response(error));
     }

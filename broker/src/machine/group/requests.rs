@@ -80,8 +80,11 @@ pub struct FetchOffsets {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FetchedOffsets {
     pub error: ErrorCode,
-    pub topics: Vec<(StrBytes, Vec<(i32, Option<OffsetValue>)>)>,
+    pub topics: Vec<(StrBytes, Vec<FetchedOffset>)>,
 }
+
+/// A partition and what is committed for it.
+pub(super) type FetchedOffset = (i32, Option<OffsetValue>);
 
 /// Empty lists let everything through. Compared without regard to case.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -177,7 +177,7 @@ impl GroupShard {
                 self.on_request(call, &caller, request, now, wall, out);
             }
             Event::Appended { append, outcome } => {
-                self.on_appended(append, outcome, now, wall, out)
+                self.on_appended(append, outcome, now, wall, out);
             }
             Event::ConnectionClosed(connection) => {
                 let ids: Vec<StrBytes> = self.groups.keys().cloned().collect();
@@ -214,7 +214,8 @@ impl GroupShard {
             let open = self.appends.open.values().filter(|(owner, _)| owner == id).count();
             assert_eq!(open, group.appends_open, "{id}: open appends");
             let armed = self.armed.get(id);
-            if let Some(deadline) = group.deadline() {
+            let is_loaded = self.next_retention_check.is_some();
+            if let Some(deadline) = group.deadline().filter(|_| is_loaded) {
                 assert!(
                     armed.is_some_and(|moment| *moment <= deadline),
                     "{id}: a deadline without a timer"
@@ -227,6 +228,22 @@ impl GroupShard {
     pub fn open_calls(&self) -> BTreeSet<Call> {
         let of_appends = self.appends.open.values().filter_map(|(_, then)| then.call());
         self.groups.values().flat_map(Group::waiting_calls).chain(of_appends).collect()
+    }
+
+    /// What the partition should say of a group, if nothing is under way in it.
+    #[cfg(test)]
+    pub(super) fn settled(
+        &self,
+        id: &StrBytes,
+    ) -> Option<crate::machine::offsets::schema::GroupValue> {
+        let group = self.groups.get(id)?;
+        let is_settled = group.state == super::state::State::Stable && group.appends_open == 0;
+        is_settled.then(|| group.to_value(|_, member| member.assignment.clone()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_group(&self, id: &StrBytes) -> bool {
+        self.groups.contains_key(id)
     }
 
     pub fn group_count(&self) -> usize {
@@ -250,12 +267,11 @@ impl GroupShard {
             OffsetsRecord::Group(id, value) => {
                 let id = group_of(&mut self.groups, id);
                 let Some(group) = self.groups.get_mut(&id) else { return };
-                match value {
-                    Some(value) => group.restore(value, now),
-                    None => {
-                        let offsets = std::mem::take(&mut group.offsets);
-                        *group = Group { offsets, ..Group::new(id) };
-                    }
+                if let Some(value) = value {
+                    group.restore(value, now);
+                } else {
+                    let offsets = std::mem::take(&mut group.offsets);
+                    *group = Group { offsets, ..Group::new(id) };
                 }
             }
             // Kafka's newer group protocols. They stay in the partition for whoever understands them.

@@ -353,6 +353,11 @@ impl Group {
             self.members.is_empty() || !self.common_protocols().is_empty(),
             "{id}: a common protocol"
         );
+        self.check_members();
+    }
+
+    fn check_members(&self) {
+        let id = &self.id;
         for (member_id, member) in &self.members {
             assert!(
                 !self.pending.contains_key(member_id),
