@@ -5,7 +5,7 @@
 
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "an example talks to people")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tailway_client::admin::{ConfigResource, NewTopic};
@@ -15,6 +15,7 @@ use tailway_client::{
     Admin, Client, ClientConfig, Consumer, ConsumerOptions, HostPort, OffsetSpec, StartAt,
 };
 use tailway_wire::record::Compression;
+use tokio::time::Instant;
 
 type Failure = Box<dyn std::error::Error>;
 

@@ -452,3 +452,6 @@ pub fn sequence_after(sequence: i32, records: i32) -> i32 {
     let wrapped = sum.rem_euclid(i64::from(i32::MAX) + 1);
     i32::try_from(wrapped).unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests;

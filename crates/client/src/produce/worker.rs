@@ -21,8 +21,6 @@ use super::sender::{PartitionSender, SenderEvent, SenderOptions, SenderStopped};
 use crate::client::{Acks, Client};
 use crate::error::ClientError;
 use crate::machine::pipeline::{Ack, PipelineOptions, ProducerIdentity, StopReason};
-use std::time::Duration;
-use tailway_net::backoff::Backoff;
 
 /// Full batches that wait for the sender; more records wait in the queue.
 const READY_MAX: usize = 2;
