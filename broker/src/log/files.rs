@@ -9,7 +9,7 @@ use std::path::Path;
 use tailway_storage::{Disk, OpenMode, StorageError};
 
 use super::names;
-use super::scan::{Scanner, Step};
+use super::scan::{Due, Scanner, Step};
 use crate::log::recovery::corrupt;
 
 /// Finishes or undoes what was interrupted; returns the base offsets of the segments, ascending.
@@ -68,7 +68,7 @@ fn finish_swap(
 ) -> Result<(), StorageError> {
     let swap = names::file(dir, base, "log.swap");
     let file = disk.open(&swap, OpenMode::Read)?;
-    let mut scanner = Scanner::new(file.as_ref(), 0, file.len()?, base);
+    let mut scanner = Scanner::new(file.as_ref(), 0, file.len()?, Due::rising(base, i64::MAX));
     let mut end = base;
     loop {
         match scanner.step(false)? {

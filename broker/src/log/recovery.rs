@@ -14,7 +14,7 @@ use tailway_storage::{Disk, DiskFile, OpenMode, StorageError};
 
 use super::epochs::LeaderEpochs;
 use super::index::{Index, OffsetEntry, TimeEntry};
-use super::scan::{Damage, Scanner, Step, classify};
+use super::scan::{Damage, Due, Scanner, Step, classify};
 use super::segment::{BatchMeta, Contents, Segment, header_at};
 use super::{files, names, producers};
 use crate::machine::producers::Producers;
@@ -170,7 +170,7 @@ fn open_segment(
     let file = told.disk.open(&path, OpenMode::Write)?;
     let below_durable = next_base.is_some_and(|next| next <= told.recovery_point);
     if told.clean || below_durable {
-        if let Some(contents) = quick(told, base, &file)? {
+        if let Some(contents) = quick(told, base, next_base, &file)? {
             return Ok(OpenedSegment { contents, walked: false, file });
         }
         report.rebuilt_indexes += 2;
@@ -183,6 +183,7 @@ fn open_segment(
 fn quick(
     told: &Told<'_>,
     base: i64,
+    next_base: Option<i64>,
     file: &Arc<dyn DiskFile>,
 ) -> Result<Option<Contents>, StorageError> {
     let disk = told.disk.as_ref();
@@ -205,7 +206,8 @@ fn quick(
     };
     let mut contents = Contents { offsets, times, size, ..empty };
     contents.bytes_since_entry = size - entry_at.min(size);
-    let mut scanner = Scanner::new(file.as_ref(), entry_at, size, base);
+    let until = next_base.unwrap_or(i64::MAX);
+    let mut scanner = Scanner::new(file.as_ref(), entry_at, size, Due::rising(base, until));
     let mut newest = contents.max_timestamp;
     loop {
         match scanner.step(false)? {
@@ -242,7 +244,12 @@ fn walk(
 ) -> Result<Contents, StorageError> {
     let mut contents = Contents::empty(told.dir, base);
     let len = file.len()?;
-    let mut scanner = Scanner::new(file.as_ref(), 0, len, base);
+    let until = next_base.unwrap_or(i64::MAX);
+    let due = |from| match told.compacted {
+        true => Due::rising(from, until),
+        false => Due::following(from, until),
+    };
+    let mut scanner = Scanner::new(file.as_ref(), 0, len, due(base));
     loop {
         // Below the recovery point batches are checked when they are read.
         let verify = !told.clean && contents.next_offset >= told.recovery_point;
@@ -262,7 +269,8 @@ fn walk(
                     Damage::Corrupt
                 } else {
                     let followed = next_base.is_some();
-                    classify(file.as_ref(), position, len, contents.next_offset, followed)?
+                    let due = due(contents.next_offset);
+                    classify(file.as_ref(), position, len, due, followed)?
                 };
                 if damage == Damage::Corrupt {
                     return Err(corrupt(file.path(), position, reason));

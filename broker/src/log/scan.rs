@@ -15,6 +15,9 @@ const HEADER_WINDOW: usize = 4 * 1024;
 /// A torn write leaves zeros where sectors were not written.
 const SECTOR: u64 = 512;
 
+/// A batch begins with its offset, whose first bytes are zeros.
+const OFFSET_BYTES: u64 = 8;
+
 /// One step of the walk.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
@@ -31,22 +34,46 @@ pub enum Step {
     },
 }
 
+/// Which offsets may come next. Offsets lie outside a batch's CRC, so they are checked against each other.
+#[derive(Debug, Clone, Copy)]
+pub struct Due {
+    /// The next batch begins here or above.
+    from: i64,
+    /// The next batch begins exactly at `from`.
+    exactly: bool,
+    /// Each batch begins where the one before ended: nothing was compacted away.
+    no_holes: bool,
+    /// All batches end below this.
+    until: i64,
+}
+
+impl Due {
+    /// Offsets rise from `from`, with holes.
+    pub fn rising(from: i64, until: i64) -> Self {
+        Self { from, exactly: false, no_holes: false, until }
+    }
+
+    /// Offsets follow each other; the first is exactly `from`.
+    pub fn following(from: i64, until: i64) -> Self {
+        Self { from, exactly: true, no_holes: true, until }
+    }
+}
+
 /// The walk.
 #[derive(Debug)]
 pub struct Scanner<'a> {
     file: &'a dyn DiskFile,
     len: u64,
     position: u64,
-    /// The next batch must not begin below this.
-    next_offset: i64,
+    due: Due,
     window: Vec<u8>,
     window_at: u64,
 }
 
 impl<'a> Scanner<'a> {
-    /// Walks from `position` to `len`; the first batch begins at `next_offset` or above.
-    pub fn new(file: &'a dyn DiskFile, position: u64, len: u64, next_offset: i64) -> Self {
-        Self { file, len, position, next_offset, window: Vec::new(), window_at: 0 }
+    /// Walks from `position` to `len`; what must be there is `due`.
+    pub fn new(file: &'a dyn DiskFile, position: u64, len: u64, due: Due) -> Self {
+        Self { file, len, position, due, window: Vec::new(), window_at: 0 }
     }
 
     /// The next batch, its CRC checked if `verify`.
@@ -55,10 +82,10 @@ impl<'a> Scanner<'a> {
         if position >= self.len {
             return Ok(Step::End);
         }
-        let (len, next_offset) = (self.len, self.next_offset);
+        let (len, due) = (self.len, self.due);
         let window = if verify { CHECK_WINDOW } else { HEADER_WINDOW };
         let head = self.view(position, BATCH_OVERHEAD, window)?;
-        let header = match plausible(head, position, len, next_offset) {
+        let header = match plausible(head, position, len, due) {
             Ok(header) => header,
             Err(reason) => return Ok(Step::Bad { position, reason }),
         };
@@ -74,7 +101,8 @@ impl<'a> Scanner<'a> {
             }
         }
         self.position = position + header.size() as u64;
-        self.next_offset = header.next_offset();
+        self.due.from = header.next_offset();
+        self.due.exactly = self.due.no_holes;
         Ok(Step::Batch { position, header })
     }
 
@@ -118,7 +146,7 @@ fn plausible(
     head: &[u8],
     position: u64,
     len: u64,
-    next_offset: i64,
+    due: Due,
 ) -> Result<BatchHeader, String> {
     let header = BatchHeader::parse(head).map_err(|error| error.to_string())?;
     if header.size() as u64 > len - position {
@@ -129,8 +157,10 @@ fn plausible(
             len - position
         ));
     }
-    if header.base_offset < next_offset {
-        return Err(format!("offset {} where {next_offset} is due", header.base_offset));
+    let Due { from, until, .. } = due;
+    let out_of_place = header.base_offset < from || (due.exactly && header.base_offset != from);
+    if out_of_place || header.last_offset() >= until {
+        return Err(format!("offset {} where {from} (to {until}) is due", header.base_offset));
     }
     if header.last_offset_delta < 0 || header.records_count < 0 {
         return Err(format!("negative counts at offset {}", header.base_offset));
@@ -153,19 +183,23 @@ pub fn classify(
     file: &dyn DiskFile,
     bad: u64,
     len: u64,
-    next_offset: i64,
+    due: Due,
     followed: bool,
 ) -> Result<Damage, StorageError> {
-    let mut scanner = Scanner::new(file, bad, len, next_offset);
+    let due = Due::rising(due.from, due.until);
+    let mut scanner = Scanner::new(file, bad, len, due);
     let mut hole = is_cut(scanner.view(bad, BATCH_OVERHEAD, CHECK_WINDOW)?, len - bad);
     let mut zeros_from = None;
     let mut whole_follows = followed;
     for at in bad..len {
         let head = scanner.view(at, BATCH_OVERHEAD, CHECK_WINDOW)?;
         let first = head.first().copied().unwrap_or(0);
-        if at > bad && plausible(head, at, len, next_offset).is_ok() {
-            let mut from_here = Scanner::new(file, at, len, next_offset);
+        if at > bad && plausible(head, at, len, due).is_ok() {
+            let mut from_here = Scanner::new(file, at, len, due);
             if matches!(from_here.step(true)?, Step::Batch { .. }) {
+                // The leading zeros of its offset may be the last bytes of the hole's sector.
+                let sector_ends = SECTOR - at % SECTOR < OFFSET_BYTES;
+                hole |= sector_ends && fills_sector(zeros_from, bad, at);
                 whole_follows = true;
                 break;
             }
@@ -175,17 +209,20 @@ pub fn classify(
         } else {
             zeros_from = None;
         }
-        // A hole fills a sector, or the rest of one from where the durable bytes ended. The first bytes of a batch are
-        // zeros anyway, so that less than four prove nothing.
         let end = at + 1;
-        if end % SECTOR == 0
-            && let Some(from) = zeros_from
-        {
-            let begin = (end - SECTOR).max(bad);
-            hole |= from <= begin && end - begin >= 4;
+        if end % SECTOR == 0 || end == len {
+            hole |= fills_sector(zeros_from, bad, end);
         }
     }
     Ok(if whole_follows && !hole { Damage::Corrupt } else { Damage::Torn })
+}
+
+/// Whether the zeros that end at `end` fill its sector, or the rest of it from where the durable bytes ended. The first
+/// bytes of a batch are zeros anyway, so that less than four prove nothing.
+fn fills_sector(zeros_from: Option<u64>, bad: u64, end: u64) -> bool {
+    let last = end.saturating_sub(1);
+    let begin = (last - last % SECTOR).max(bad);
+    zeros_from.is_some_and(|from| from <= begin && end >= begin + 4)
 }
 
 /// The file ends inside the header, or before the length that the header says.

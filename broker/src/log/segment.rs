@@ -17,7 +17,7 @@ use tailway_wire::record::{BATCH_OVERHEAD, BatchHeader};
 
 use super::index::{Entry, Index, Lookup, OffsetEntry, TimeEntry};
 use super::names;
-use super::scan::{Scanner, Step};
+use super::scan::{Due, Scanner, Step};
 use crate::machine::retention::{ActiveFacts, SegmentFacts};
 
 /// What a segment must know of a batch that was written to it.
@@ -314,7 +314,12 @@ impl Segment {
         mut visit: impl FnMut(u64, &BatchHeader) -> bool,
     ) -> Result<(), StorageError> {
         let position = self.seek(file, offset)?;
-        let mut scanner = Scanner::new(file, position, self.size(), self.base_offset);
+        let (size, end) = {
+            let state = self.read();
+            (state.contents.size, state.contents.next_offset)
+        };
+        let due = Due::rising(self.base_offset, end);
+        let mut scanner = Scanner::new(file, position, size, due);
         loop {
             match scanner.step(false)? {
                 Step::End => return Ok(()),

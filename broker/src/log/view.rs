@@ -213,10 +213,14 @@ fn read_segment(
     if first.size() > window.len() {
         window = read_window(file.as_ref(), start, first.size() as u64, size)?;
     }
-    let (mut end, mut next_offset) = (0, offset);
+    let (mut end, mut next_offset) = (0, first.base_offset);
     while window.len() - end >= BATCH_OVERHEAD {
         let position = start + end as u64;
         let header = header_in(&window[end..], segment, position)?;
+        if header.base_offset < next_offset {
+            let reason = format!("offset {} where {next_offset} is due", header.base_offset);
+            return Err(corrupt(segment, position, reason));
+        }
         let after = end + header.size();
         let over = end > 0 && after > max_bytes;
         if header.last_offset() >= limit || after > window.len() || over {
@@ -258,7 +262,9 @@ fn header_in(
 ) -> Result<BatchHeader, StorageError> {
     let header = BatchHeader::parse(bytes)
         .map_err(|error| corrupt(segment, position, error.to_string()))?;
-    if header.base_offset < segment.base_offset() || header.last_offset_delta < 0 {
+    let outside =
+        header.base_offset < segment.base_offset() || header.next_offset() > segment.next_offset();
+    if outside || header.last_offset_delta < 0 {
         let reason = format!("offset {} cannot be here", header.base_offset);
         return Err(corrupt(segment, position, reason));
     }

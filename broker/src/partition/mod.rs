@@ -25,3 +25,10 @@ pub use registry::{PartitionReport, Partitions, PartitionsOptions};
 pub use types::{
     Acks, AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, ReadSlice, Watermarks,
 };
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod test_support;
+#[cfg(test)]
+mod tests;

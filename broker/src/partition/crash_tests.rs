@@ -1,0 +1,141 @@
+//! Power cuts at every sync: what was acknowledged is there, in order, whole; nothing is served in part.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use tailway_storage::MemDisk;
+
+use super::test_support::*;
+use super::*;
+use crate::log::LogConfig;
+
+const ALL: AppendOptions = AppendOptions { acks: Acks::All, origin: AppendOrigin::Client };
+
+/// Images opened of each run.
+const IMAGES_PER_SEED: usize = 40;
+
+/// Acknowledged values by offset.
+type Acked = BTreeMap<i64, String>;
+
+/// Runs `count` appends, some acks=all, some not, and takes a crash image at each sync, with what was acknowledged by then.
+async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(MemDisk, Acked)> {
+    let images = Images::<Acked>::default();
+    let acked = Arc::new(Mutex::new(Acked::new()));
+    let (taken, known) = (images.clone(), Arc::clone(&acked));
+    let crash_seed = Arc::new(Mutex::new(Random::new(seed)));
+    let disk = WatchedDisk::new(move |disk| {
+        // What is acknowledged before the cut must survive it, so the list is read first.
+        let acked = known.lock().unwrap().clone();
+        let seed = crash_seed.lock().unwrap().below(u64::MAX);
+        taken.push(disk.crash(seed), acked);
+    });
+    let mut random = Random::new(seed);
+    let partitions = open(&disk).await;
+    let handle = partition(&partitions, config.clone()).await;
+    let mut pending = Vec::new();
+    for i in 0..40 {
+        let value = format!("{i} {}", "v".repeat(usize::try_from(random.below(300)).unwrap()));
+        let key = format!("k{}", random.below(5));
+        let bytes = batch(&[(WALL.0, Some(&key), Some(&value))]);
+        let acks = if random.below(4) == 0 { Acks::Leader } else { Acks::All };
+        let submitted = handle.submit(bytes, AppendOptions::client(acks)).await.unwrap();
+        pending.push((acks, value, submitted));
+        if random.below(3) == 0 {
+            for (acks, value, submitted) in pending.drain(..) {
+                let appended = submitted.answer().await.unwrap();
+                if acks == Acks::All {
+                    acked.lock().unwrap().insert(appended.base_offset, value);
+                }
+            }
+        }
+        if housekeeping && random.below(8) == 0 {
+            handle.run_housekeeping().await.unwrap();
+        }
+    }
+    for (_, _, submitted) in pending {
+        submitted.answer().await.unwrap();
+    }
+    partitions.close_all().await.unwrap();
+    // Opening an image takes a while, so a sample of them has to do; other seeds take others.
+    let mut images = images.take();
+    while images.len() > IMAGES_PER_SEED {
+        let surplus = usize::try_from(random.below(images.len() as u64)).unwrap();
+        images.swap_remove(surplus);
+    }
+    images
+}
+
+/// Opens an image, and again after a clean stop; the records that are there.
+async fn reopen(image: &MemDisk, config: &LogConfig) -> (i64, BTreeMap<i64, String>) {
+    let partitions = open(image).await;
+    let handle = partition(&partitions, config.clone()).await;
+    let first: Vec<_> = read_values(&handle, handle.current().log_start).await;
+    let start = handle.current().log_start;
+    let next = handle.append(batch(&[(WALL.0, Some("k"), Some("after"))]), ALL).await.unwrap();
+    partitions.close_all().await.unwrap();
+    let partitions = open(image).await;
+    let handle = partition(&partitions, config.clone()).await;
+    let mut second = read_values(&handle, handle.current().log_start).await;
+    assert_eq!(second.pop(), Some((next.base_offset, "after".to_owned())));
+    assert_eq!(first, second, "a second start finds the same");
+    partitions.close_all().await.unwrap();
+    (start, first.into_iter().collect())
+}
+
+#[tokio::test]
+async fn acknowledged_records_survive_a_power_cut_at_any_sync() {
+    for seed in 1..=4 {
+        println!("seed {seed}");
+        let config = small_segments();
+        let images = run(seed, &config, false).await;
+        assert_eq!(images.len(), IMAGES_PER_SEED, "seed {seed}");
+        for (n, (image, acked)) in images.iter().enumerate() {
+            let (_, found) = reopen(image, &config).await;
+            for (offset, value) in acked {
+                assert_eq!(found.get(offset), Some(value), "seed {seed} image {n} offset {offset}");
+            }
+            let offsets: Vec<i64> = found.keys().copied().collect();
+            let expected: Vec<i64> = (0..).take(offsets.len()).collect();
+            assert_eq!(offsets, expected, "seed {seed} image {n}: no hole");
+        }
+    }
+}
+
+#[tokio::test]
+async fn retention_and_power_cuts_leave_no_hole() {
+    for seed in 11..=13 {
+        println!("seed {seed}");
+        let config = LogConfig { retention_bytes: Some(2_000), ..small_segments() };
+        for (n, (image, acked)) in run(seed, &config, true).await.iter().enumerate() {
+            let (start, found) = reopen(image, &config).await;
+            for (offset, value) in acked.range(start..) {
+                assert_eq!(found.get(offset), Some(value), "seed {seed} image {n} offset {offset}");
+            }
+            let offsets: Vec<i64> = found.keys().copied().collect();
+            let expected: Vec<i64> = (start..).take(offsets.len()).collect();
+            assert_eq!(offsets, expected, "seed {seed} image {n}: no hole");
+        }
+    }
+}
+
+#[tokio::test]
+async fn compaction_and_power_cuts_keep_the_last_value_of_each_key() {
+    for seed in 21..=23 {
+        println!("seed {seed}");
+        let config = LogConfig { compact: true, ..small_segments() };
+        for (n, (image, acked)) in run(seed, &config, true).await.iter().enumerate() {
+            let (_, found) = reopen(image, &config).await;
+            // A record may be gone only if one of its key is behind it; the last five records hold each key's last
+            // value or belong to a key that does.
+            for (offset, value) in acked {
+                match found.get(offset) {
+                    Some(kept) => assert_eq!(kept, value, "seed {seed} image {n}"),
+                    None => assert!(
+                        found.range(offset + 1..).next().is_some(),
+                        "seed {seed} image {n}: offset {offset} is gone without a successor"
+                    ),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! What the tests of partitions share: batches with known content, a registry on a disk in memory, reading back.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tailway_daemon::clock::Clock;
+use tailway_metadata::ids::{TopicId, TopicPartition};
+use tailway_metadata::time::WallMs;
+use tailway_storage::{DirEntry, Disk, DiskFile, MemDisk, OpenMode, StorageError};
+use tailway_wire::record::{Batch, BatchBuilder, BatchIter, Compression};
+use uuid::Uuid;
+
+use super::*;
+use crate::log::LogConfig;
+
+pub(super) const WALL: WallMs = WallMs(1_700_000_000_000);
+pub(super) const TOPIC_ID: TopicId = TopicId(Uuid::from_u128(7));
+
+/// One record: timestamp, key, value.
+pub(super) type Row<'a> = (i64, Option<&'a str>, Option<&'a str>);
+
+pub(super) fn batch(rows: &[Row<'_>]) -> Bytes {
+    compressed(Compression::None, rows)
+}
+
+pub(super) fn compressed(compression: Compression, rows: &[Row<'_>]) -> Bytes {
+    let mut builder = BatchBuilder::new(compression);
+    for (timestamp, key, value) in rows {
+        builder
+            .append(*timestamp, key.map(str::as_bytes), value.map(str::as_bytes), &[])
+            .unwrap();
+    }
+    builder.finish().unwrap()
+}
+
+/// A batch of one record per value, all at one time.
+pub(super) fn values(values: &[&str]) -> Bytes {
+    let rows: Vec<Row<'_>> = values.iter().map(|value| (WALL.0, None, Some(*value))).collect();
+    batch(&rows)
+}
+
+pub(super) fn idempotent(producer_id: i64, epoch: i16, sequence: i32, value: &str) -> Bytes {
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.set_producer(producer_id, epoch, sequence);
+    builder.append(WALL.0, None, Some(value.as_bytes()), &[]).unwrap();
+    builder.finish().unwrap()
+}
+
+pub(super) fn tp() -> TopicPartition {
+    TopicPartition::new("logs", 0)
+}
+
+pub(super) fn data_dir() -> PathBuf {
+    PathBuf::from("/data")
+}
+
+pub(super) fn options(disk: Arc<dyn Disk>, clock: &Clock) -> PartitionsOptions {
+    PartitionsOptions {
+        disk,
+        data_dir: data_dir(),
+        clock: clock.clone(),
+        retention_check_interval: Duration::from_secs(300),
+        producer_id_expiration: Duration::from_secs(86_400),
+    }
+}
+
+pub(super) async fn open(disk: &(impl Disk + Clone + 'static)) -> Partitions {
+    Partitions::open(options(Arc::new(disk.clone()), &Clock::manual(WALL))).await.unwrap()
+}
+
+/// The partition `logs-0` with `config`.
+pub(super) async fn partition(partitions: &Partitions, config: LogConfig) -> PartitionHandle {
+    partitions.open_or_create(&tp(), TOPIC_ID, config, 0).await.unwrap()
+}
+
+pub(super) fn small_segments() -> LogConfig {
+    LogConfig { segment_bytes: 1024, index_interval_bytes: 100, ..LogConfig::default() }
+}
+
+/// All visible batches from `offset` on.
+pub(super) async fn read_batches(
+    handle: &PartitionHandle,
+    offset: i64,
+) -> Result<Vec<Batch>, PartitionError> {
+    let (mut next, mut batches) = (offset, Vec::new());
+    loop {
+        let slice = handle.read(next, 700, true).await?;
+        if slice.is_empty() {
+            return Ok(batches);
+        }
+        for bytes in slice.records {
+            for batch in BatchIter::new(bytes) {
+                let batch = batch.unwrap();
+                batch.validate().unwrap();
+                next = batch.header.next_offset();
+                batches.push(batch);
+            }
+        }
+    }
+}
+
+/// Offset and value of all visible records from `offset` on.
+pub(super) async fn read_values(handle: &PartitionHandle, offset: i64) -> Vec<(i64, String)> {
+    let mut values = Vec::new();
+    for batch in read_batches(handle, offset).await.unwrap() {
+        for record in batch.records(1 << 20).unwrap() {
+            let record = record.unwrap();
+            let value = record.value.as_deref().unwrap_or(b"(none)");
+            values.push((record.offset, String::from_utf8(value.to_vec()).unwrap()));
+        }
+    }
+    values
+}
+
+pub(super) fn file_names(disk: &dyn Disk, dir: &str) -> Vec<String> {
+    disk.list(Path::new(dir)).unwrap().into_iter().map(|entry| entry.name).collect()
+}
+
+pub(super) fn flip_bit(disk: &dyn Disk, path: &Path, at: u64) {
+    let file = disk.open(path, OpenMode::Write).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_at(&[byte[0] ^ 1], at).unwrap();
+    file.sync_data().unwrap();
+}
+
+/// A small generator, so that a failure is repeated by its seed.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % bound
+    }
+}
+
+type Hook = Arc<dyn Fn(&MemDisk) + Send + Sync>;
+
+/// A disk that calls a hook before and after each sync and each rename or removal.
+#[derive(Clone)]
+pub(super) struct WatchedDisk {
+    disk: MemDisk,
+    hook: Hook,
+}
+
+impl std::fmt::Debug for WatchedDisk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WatchedDisk")
+    }
+}
+
+impl WatchedDisk {
+    pub(super) fn new(hook: impl Fn(&MemDisk) + Send + Sync + 'static) -> Self {
+        Self { disk: MemDisk::new(), hook: Arc::new(hook) }
+    }
+
+    fn around<T>(&self, act: impl FnOnce(&MemDisk) -> T) -> T {
+        (self.hook)(&self.disk);
+        let result = act(&self.disk);
+        (self.hook)(&self.disk);
+        result
+    }
+}
+
+impl Disk for WatchedDisk {
+    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn DiskFile>, StorageError> {
+        let file = self.disk.open(path, mode)?;
+        Ok(Arc::new(WatchedFile { file, disk: self.clone() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
+        self.around(|disk| disk.rename(from, to))
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), StorageError> {
+        self.around(|disk| disk.remove_file(path))
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<(), StorageError> {
+        self.around(|disk| disk.remove_dir(path))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> Result<(), StorageError> {
+        self.disk.create_dir_all(path)
+    }
+
+    fn list(&self, path: &Path) -> Result<Vec<DirEntry>, StorageError> {
+        self.disk.list(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), StorageError> {
+        self.around(|disk| disk.sync_dir(path))
+    }
+
+    fn exists(&self, path: &Path) -> Result<bool, StorageError> {
+        self.disk.exists(path)
+    }
+
+    fn free_bytes(&self, path: &Path) -> Result<u64, StorageError> {
+        self.disk.free_bytes(path)
+    }
+}
+
+#[derive(Debug)]
+struct WatchedFile {
+    file: Arc<dyn DiskFile>,
+    disk: WatchedDisk,
+}
+
+impl DiskFile for WatchedFile {
+    fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    fn len(&self) -> Result<u64, StorageError> {
+        self.file.len()
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
+        self.file.write_all_at(slices, offset)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), StorageError> {
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> Result<(), StorageError> {
+        self.disk.around(|_| self.file.sync_data())
+    }
+}
+
+/// Collects crash images up to a number of them.
+#[derive(Clone, Default)]
+pub(super) struct Images<T> {
+    taken: Arc<Mutex<Vec<(MemDisk, T)>>>,
+}
+
+impl<T> Images<T> {
+    pub(super) fn push(&self, image: MemDisk, what: T) {
+        self.taken.lock().unwrap().push((image, what));
+    }
+
+    pub(super) fn take(&self) -> Vec<(MemDisk, T)> {
+        std::mem::take(&mut self.taken.lock().unwrap())
+    }
+}
