@@ -208,6 +208,16 @@ async fn create(connection: &RpcConnection, name: &'static str, factor: i16) -> 
     (result.error_code, result.error_message.as_ref().map_or(String::new(), ToString::to_string))
 }
 
+async fn producer_ids(connection: &RpcConnection, epoch: i64) -> (i64, i32) {
+    let request = kafka::AllocateProducerIdsRequest::default()
+        .with_broker_id(3.into())
+        .with_broker_epoch(epoch);
+    let block: kafka::AllocateProducerIdsResponse =
+        ask(connection, ApiKey::AllocateProducerIds, 0, &request).await;
+    assert_eq!(block.error_code, 0);
+    (block.producer_id_start.0, block.producer_id_len)
+}
+
 fn text(tags: &std::collections::BTreeMap<i32, Bytes>) -> &str {
     std::str::from_utf8(&tags[&ERROR_MESSAGE_TAG]).unwrap()
 }
@@ -250,11 +260,7 @@ async fn a_broker_lives_through_a_restart_of_the_coordinator() {
     assert_eq!(code, ErrorCode::INVALID_REPLICATION_FACTOR.code());
     assert!(why.starts_with("replication factor 3 is not supported yet"), "{why}");
 
-    let request =
-        kafka::AllocateProducerIdsRequest::default().with_broker_id(3.into()).with_broker_epoch(1);
-    let block: kafka::AllocateProducerIdsResponse =
-        ask(&connection, ApiKey::AllocateProducerIds, 0, &request).await;
-    assert_eq!((block.error_code, block.producer_id_start.0, block.producer_id_len), (0, 0, 1_000));
+    assert_eq!(producer_ids(&connection, 1).await, (0, 1_000));
 
     let status = context.status.json();
     assert_eq!(status["raft"]["leads"], true, "{status}");
@@ -273,9 +279,7 @@ async fn a_broker_lives_through_a_restart_of_the_coordinator() {
         "nobody was fenced"
     );
     assert!(!beat(&connection, 1, &image).await.is_fenced);
-    let block: kafka::AllocateProducerIdsResponse =
-        ask(&connection, ApiKey::AllocateProducerIds, 0, &request).await;
-    assert_eq!(block.producer_id_start.0, 1_000, "no id is given twice");
+    assert_eq!(producer_ids(&connection, 1).await, (1_000, 1_000), "no id is given twice");
 
     // The broker restarts: a new incarnation, its leaderships at a new epoch.
     let registered = register(&connection, 2, DIRECTORY).await;

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::error::{ClientWriteError, InitializeError, RaftError};
+use openraft::error::{ClientWriteError, RaftError};
 use openraft::{BasicNode, Config, Raft, RaftMetrics, ServerState, SnapshotPolicy};
 use tailway_metadata::MetadataRecord;
 use tailway_storage::{Disk, Recovery, StorageError as DiskError};
@@ -143,19 +143,18 @@ impl Node {
     async fn lead(&self, settings: &NodeSettings, last_term: u64) -> Result<(), NodeError> {
         let failed = |error: &dyn fmt::Display| NodeError::Raft(error.to_string());
         let this = BasicNode::new(&settings.address);
-        match self.raft.initialize(BTreeMap::from([(settings.id, this)])).await {
-            Ok(()) => {}
-            Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {
-                let voters = self.raft.with_raft_state(|state| {
-                    state.membership_state.effective().voter_ids().collect::<Vec<u64>>()
-                });
-                let found = voters.await.map_err(|error| failed(&error))?;
-                if found != [settings.id] {
-                    return Err(NodeError::OtherVoters { id: settings.id, found });
-                }
-                self.raft.trigger().elect().await.map_err(|error| failed(&error))?;
+        if self.raft.is_initialized().await.map_err(|error| failed(&error))? {
+            let voters = self.raft.with_raft_state(|state| {
+                state.membership_state.effective().voter_ids().collect::<Vec<u64>>()
+            });
+            let found = voters.await.map_err(|error| failed(&error))?;
+            if found != [settings.id] {
+                return Err(NodeError::OtherVoters { id: settings.id, found });
             }
-            Err(error) => return Err(failed(&error)),
+            self.raft.trigger().elect().await.map_err(|error| failed(&error))?;
+        } else {
+            let members = BTreeMap::from([(settings.id, this)]);
+            self.raft.initialize(members).await.map_err(|error| failed(&error))?;
         }
         let leads = |metrics: &RaftMetrics<u64, BasicNode>| {
             metrics.state == ServerState::Leader && metrics.current_term > last_term
