@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
+use std::time::Duration;
 
 use tailway_daemon::ready::Condition;
 use tailway_daemon::{Clock, Stop, Tasks};
@@ -21,6 +22,8 @@ use crate::quorum::Applied;
 use crate::quorum::feed::Feed;
 use crate::quorum::node::{ProposeError, Proposer};
 
+/// What applying the committed log may take when leadership begins.
+const APPLY_WAIT: Duration = Duration::from_secs(30);
 /// Requests on their way to the controller.
 pub const QUEUE: usize = 256;
 
@@ -141,7 +144,20 @@ impl Driver {
         if status.leads == under_way.leads {
             return None;
         }
-        if status.leads && self.proposer.barrier().await.is_ok() {
+        if status.leads {
+            match tokio::time::timeout(APPLY_WAIT, self.proposer.barrier()).await {
+                Ok(Ok(())) => {}
+                // Raft's state has changed again, or is about to: the next change decides.
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "leadership is not confirmed");
+                    return None;
+                }
+                Err(_) => {
+                    let why = format!("Raft has not applied its log within {APPLY_WAIT:?}");
+                    self.lost(&why);
+                    return Some(Event::LeadsNoMore { why });
+                }
+            }
             under_way.leads = true;
             self.tell_leadership(Ok(()));
             tracing::info!(term = status.term, offset = %self.feed.image().offset, "leads");
@@ -223,3 +239,7 @@ fn tell(records: &[MetadataRecord]) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;
