@@ -12,8 +12,8 @@ use super::files::{Before, Followed, fresh_generation, open, read_full};
 use super::{FileKey, POLLED_SCAN_INTERVAL, ShipError, Shipper};
 use crate::config::Start;
 use crate::event::FilePart;
-use crate::machine::identity::{HEAD_BYTES, Head, Kind, Marker, Stat, Verdict, judge};
-use crate::machine::ledger::{FileEntry, Record};
+use crate::machine::identity::{FileId, HEAD_BYTES, Head, Kind, Marker, Stat, Verdict, judge};
+use crate::machine::ledger::{FileEntry, Ledger, Record};
 use crate::machine::tail_file::{Event, Name, TailFile};
 use crate::tail::discover::{Found, Listing};
 use crate::tail::stat::stat_path;
@@ -227,6 +227,8 @@ impl Shipper {
         for listing in &found.listings {
             self.find_lost(listing, &mut lost);
         }
+        // Before anything new is followed: what is known decides what was missed.
+        let missed = self.find_missed(found);
         for listing in &found.listings {
             for entry in &listing.entries {
                 let Some(input) = entry.input else { continue };
@@ -268,7 +270,47 @@ impl Shipper {
         if full {
             self.adopt_orphans(found)?;
         }
+        for (path, origin, stat, input) in missed {
+            if !self.by_id.contains_key(&stat.id) {
+                tracing::info!(path = %path.display(), origin = %origin.display(),
+                    "a file came and was rotated away unseen; reading it where it is now");
+                self.follow(path, &stat, input, Some(origin))?;
+            }
+        }
         self.lose_strays()
+    }
+
+    /// Files that came and were renamed by rotation before they were ever seen under their name.
+    ///
+    /// The newest file that was followed under a name is not there any more, so rotation renames
+    /// (where it copies and truncates, the file stays). Then what lies under a rotated form of that
+    /// name, was born later, and is not known, came in between.
+    fn find_missed(&self, found: &Found) -> Vec<(PathBuf, PathBuf, Stat, usize)> {
+        let mut newest: Option<BTreeMap<&Path, FileId>> = None;
+        let mut missed = Vec::new();
+        for listing in &found.listings {
+            for entry in &listing.entries {
+                let Some((name, input)) = &entry.rotated else { continue };
+                let path = listing.dir.join(&entry.name);
+                if self.by_path.contains_key(&path) {
+                    continue;
+                }
+                let newest = newest.get_or_insert_with(|| newest_by_origin(self.registry.ledger()));
+                let origin = listing.dir.join(name);
+                let Some(known) = newest.get(origin.as_path()) else { continue };
+                if stat_path(&origin).is_ok_and(|stat| stat.id == *known) {
+                    continue;
+                }
+                let Ok(stat) = stat_path(&path) else { continue };
+                let is_later = stat.id.birth_ns.is_some() && stat.id.birth_ns > known.birth_ns;
+                let is_known = self.by_id.contains_key(&stat.id)
+                    || self.registry.ledger().current(&stat.id).is_some();
+                if stat.kind == Kind::Regular && is_later && !is_known {
+                    missed.push((path, origin, stat, *input));
+                }
+            }
+        }
+        missed
     }
 
     /// Files in directories that do not matter any more, and that are not where they were.
@@ -324,7 +366,7 @@ impl Shipper {
             return Ok(());
         }
         let Some(key) = self.by_id.get(&stat.id).copied() else {
-            return self.follow(path, &stat, input);
+            return self.follow(path, &stat, input, None);
         };
         let Some(file) = self.files.get(&key) else { return Ok(()) };
         if file.path != path {
@@ -367,7 +409,7 @@ impl Shipper {
             for path in places {
                 let Ok(stat) = stat_path(path) else { continue };
                 if stat.id == orphan.id && !self.by_id.contains_key(&stat.id) {
-                    self.follow(path.clone(), &stat, input)?;
+                    self.follow(path.clone(), &stat, input, None)?;
                     break;
                 }
             }
@@ -376,7 +418,14 @@ impl Shipper {
     }
 
     /// Starts to follow a file: where it was left, if it is known, else as its input says.
-    fn follow(&mut self, path: PathBuf, stat: &Stat, input: usize) -> Result<(), ShipError> {
+    /// `origin`: the name it had first, if that is not its path.
+    fn follow(
+        &mut self,
+        path: PathBuf,
+        stat: &Stat,
+        input: usize,
+        origin: Option<PathBuf>,
+    ) -> Result<(), ShipError> {
         let saved = self.registry.ledger().current(&stat.id).cloned();
         if let Some(entry) = &saved {
             if self.registry.ledger().plans_with(entry.generation).next().is_some() {
@@ -433,7 +482,10 @@ impl Shipper {
             None => (0, before, Head::default()),
         };
         let generation = entry.as_ref().map_or_else(fresh_generation, |entry| entry.generation);
-        let origin = entry.as_ref().map_or_else(|| path.clone(), |entry| entry.origin.clone());
+        let origin = match &entry {
+            Some(entry) => entry.origin.clone(),
+            None => origin.unwrap_or_else(|| path.clone()),
+        };
         tracing::info!(
             path = %path.display(),
             %generation,
@@ -541,6 +593,18 @@ impl Shipper {
         }
         Ok(())
     }
+}
+
+/// The file that was born last of those that were followed under each name.
+fn newest_by_origin(ledger: &Ledger) -> BTreeMap<&Path, FileId> {
+    let mut newest: BTreeMap<&Path, FileId> = BTreeMap::new();
+    for entry in ledger.files.values() {
+        let known = newest.entry(&entry.origin).or_insert(entry.id);
+        if entry.id.birth_ns > known.birth_ns {
+            *known = entry.id;
+        }
+    }
+    newest
 }
 
 /// With `start: end`: the start of the last line, what stands before it, and the file's head.

@@ -6,8 +6,9 @@
 //! `**`, so that a link to a parent is no endless tree.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +31,9 @@ pub struct Entry {
     pub ino: u64,
     /// The first input whose patterns it fits, unless it is excluded.
     pub input: Option<usize>,
+    /// If it fits none: the name that it would fit with before a rotation, `app.log` for
+    /// `app.log.1`, and the input.
+    pub rotated: Option<(OsString, usize)>,
 }
 
 /// What a directory holds that is no directory.
@@ -156,17 +160,35 @@ impl Discovery {
         for listing in &mut found.listings {
             let Some(visits) = self.dirs.get(&listing.dir) else { continue };
             for entry in &mut listing.entries {
-                let fits = |visit: &&Visit| {
-                    let config = &inputs[visit.input];
-                    let parts = config.patterns[visit.pattern].parts();
-                    visit.part + 1 == parts.len()
-                        && parts[visit.part].fits(&entry.name)
-                        && !is_excluded(config, &listing.dir.join(&entry.name))
+                let input_of = |name: &OsStr| {
+                    let fits = |visit: &&Visit| {
+                        let config = &inputs[visit.input];
+                        let parts = config.patterns[visit.pattern].parts();
+                        visit.part + 1 == parts.len()
+                            && parts[visit.part].fits(name)
+                            && !is_excluded(config, &listing.dir.join(name))
+                    };
+                    visits.iter().find(fits).map(|visit| visit.input)
                 };
-                entry.input = visits.iter().find(fits).map(|visit| visit.input);
+                entry.input = input_of(&entry.name);
+                entry.rotated = match entry.input {
+                    Some(_) => None,
+                    None => before_rotation(&entry.name)
+                        .and_then(|name| Some((name.to_owned(), input_of(name)?))),
+                };
             }
         }
     }
+}
+
+/// The name without what rotation puts behind it: a number or a date.
+fn before_rotation(name: &OsStr) -> Option<&OsStr> {
+    let bytes = name.as_bytes();
+    let is_suffix = |byte: &u8| byte.is_ascii_digit() || b".-_T:".contains(byte);
+    let end = bytes.iter().rposition(|byte| !is_suffix(byte))? + 1;
+    let suffix = &bytes[end..];
+    let starts = suffix.first().is_some_and(|byte| !byte.is_ascii_digit());
+    (starts && suffix.iter().any(u8::is_ascii_digit)).then(|| OsStr::from_bytes(&bytes[..end]))
 }
 
 fn is_excluded(config: &InputConfig, path: &Path) -> bool {
@@ -193,7 +215,7 @@ fn list(dir: &Path) -> io::Result<(Vec<Entry>, Below)> {
         } else if is_link || kind.is_file() {
             // The inode number of a link is its own; 0 says that only a stat can tell.
             let ino = if is_link { 0 } else { entry.ino() };
-            entries.push(Entry { name: entry.file_name(), ino, input: None });
+            entries.push(Entry { name: entry.file_name(), ino, input: None, rotated: None });
         }
     }
     Ok((entries, below))
@@ -319,6 +341,28 @@ mod tests {
         let listed: Vec<_> = found.listings.iter().map(|listing| listing.dir.clone()).collect();
         assert_eq!(listed, [tree.path("a/b"), tree.path("a/b/new")]);
         assert_eq!(tree.fitting(&found), ["a/b/2.log", "a/b/3.log", "a/b/new/4.log"]);
+    }
+
+    #[test]
+    fn rotated_names_lead_to_the_name_before() {
+        for (name, before) in [
+            ("app.log.1", Some("app.log")),
+            ("app-0.log.12", Some("app-0.log")),
+            ("app.log-20241123", Some("app.log")),
+            ("app.log.2024-11-23T10:00", Some("app.log")),
+            ("app.log", None),
+            ("app.log.gz", None),
+            ("app.log.1.gz", None),
+            ("app1", None),
+            ("1", None),
+        ] {
+            assert_eq!(before_rotation(OsStr::new(name)), before.map(OsStr::new), "{name}");
+        }
+        let tree = Tree::new(&["a/1.log", "a/1.log.1", "a/other.1"]);
+        let found = Discovery::default().scan(&[input(&[tree.glob("a/*.log")], &[])]);
+        let rotated: Vec<_> =
+            found.listings[0].entries.iter().filter_map(|entry| entry.rotated.clone()).collect();
+        assert_eq!(rotated, [("1.log".into(), 0)]);
     }
 
     #[test]
