@@ -28,6 +28,9 @@ pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod sync_group;
 
+#[cfg(test)]
+mod tests;
+
 use tailway_wire::messages::StrBytes;
 
 /// Our text in a response.

@@ -114,13 +114,15 @@ impl PartitionHandle {
         self.check_readable()?;
         let now = self.current();
         let (log_start, limit) = (now.log_start, now.high_watermark);
-        let at = |offset| {
-            let leader_epoch = self.shared.view.epoch_at(offset);
-            Ok(ListedOffset { offset, timestamp: -1, leader_epoch })
-        };
+        let at = |offset, leader_epoch| Ok(ListedOffset { offset, timestamp: -1, leader_epoch });
         let found = match which {
-            ListOffset::Earliest => return at(log_start),
-            ListOffset::Latest => return at(limit),
+            // An empty log begins where its leader's epoch does.
+            ListOffset::Earliest if log_start == now.log_end => {
+                return at(log_start, self.leader_epoch());
+            }
+            ListOffset::Earliest => return at(log_start, self.shared.view.epoch_at(log_start)),
+            // What comes next will have the leader's epoch, as Kafka answers.
+            ListOffset::Latest => return at(limit, self.leader_epoch()),
             ListOffset::MaxTimestamp => {
                 self.blocking(move |view| view.find_max_timestamp(log_start, limit)).await?
             }

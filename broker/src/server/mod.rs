@@ -12,6 +12,10 @@ pub mod dispatch;
 pub mod listeners;
 pub mod refusals;
 mod stall;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use context::{Closing, Peer, Services};
 pub use listeners::{AdvertisedListener, Server};

@@ -20,6 +20,10 @@ const TOLD_MAX: usize = 4_096;
 const TOLD_FOR: Duration = Duration::from_hours(24);
 /// Connections turned away by a cap: one line a minute.
 const CAP_TOLD_FOR: Duration = Duration::from_mins(1);
+/// Lines a minute, whoever is refused: a peer that changes its name each time must not fill the disk.
+const LINES_A_MINUTE_MAX: u32 = 60;
+/// What of a text tells one refusal from another.
+const DETAIL_CHARS_MAX: usize = 60;
 /// Client names that get a label of their own.
 const CLIENT_LABELS_MAX: usize = 64;
 const CLIENT_LABEL_CHARS_MAX: usize = 40;
@@ -78,6 +82,8 @@ pub struct Refusals {
 struct Memory {
     told: BTreeMap<Told, Mono>,
     labels: BTreeSet<String>,
+    /// The minute that lines are counted in, and how many it has had.
+    minute: (u64, u32),
 }
 
 impl Refusals {
@@ -88,24 +94,23 @@ impl Refusals {
     /// A request of a client that has spoken. `detail` tells refusals of the same client apart (API and version).
     pub fn request(&self, reason: Reason, peer: &Peer, client_id: Option<&str>, detail: &str) {
         let software = peer.software();
-        let name = software.as_ref().map(|s| s.name.as_str()).or(client_id).unwrap_or("");
+        let name = software.map(|software| software.name.as_str()).or(client_id).unwrap_or("");
         let told = Told {
             reason,
             host: Some(peer.address.ip()),
             client: format!("{name} {}", client_id.unwrap_or("")),
-            detail: detail.to_owned(),
+            detail: cut(detail),
         };
         if !self.note(told, name, TOLD_FOR) {
             return;
         }
-        let version = software.as_ref().map_or("", |software| software.version.as_str());
         tracing::warn!(
             reason = reason.label(),
             peer = %peer.address,
             listener = %peer.listener,
             client_id = client_id.unwrap_or(""),
-            client_software = name,
-            client_version = version,
+            client_software = software.map_or("", |software| software.name.as_str()),
+            client_version = software.map_or("", |software| software.version.as_str()),
             "refused: {detail}; said once per client"
         );
     }
@@ -117,7 +122,8 @@ impl Refusals {
             Reason::TooManyConnections => (CAP_TOLD_FOR, None),
             _ => (TOLD_FOR, Some(host)),
         };
-        let told = Told { reason, host, client: listener.to_owned(), detail: String::new() };
+        let detail_told = host.map_or_else(String::new, |_| cut(detail));
+        let told = Told { reason, host, client: listener.to_owned(), detail: detail_told };
         if self.note(told, "", told_for) {
             tracing::warn!(
                 reason = reason.label(),
@@ -144,11 +150,24 @@ impl Refusals {
             memory.told.clear();
         }
         memory.told.insert(told, now);
-        true
+        memory.has_a_line_left(now)
     }
 }
 
+fn cut(detail: &str) -> String {
+    detail.chars().take(DETAIL_CHARS_MAX).collect()
+}
+
 impl Memory {
+    fn has_a_line_left(&mut self, now: Mono) -> bool {
+        let minute = now.as_millis() / 60_000;
+        if self.minute.0 != minute {
+            self.minute = (minute, 0);
+        }
+        self.minute.1 += 1;
+        self.minute.1 <= LINES_A_MINUTE_MAX
+    }
+
     fn label(&mut self, client: &str) -> String {
         let printable = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
         let label: String =
@@ -216,6 +235,16 @@ mod tests {
         assert_eq!(memory.labels.len(), CLIENT_LABELS_MAX);
         let series = metrics.encode().matches("tailway_broker_refused_total{").count();
         assert_eq!(series, CLIENT_LABELS_MAX + 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_of_many_names_does_not_fill_the_log() {
+        let (refusals, _) = refusals();
+        let said =
+            |n| (0..n).filter(|i| refusals.note(told(&format!("c{i}"), ""), "", TOLD_FOR)).count();
+        assert_eq!(said(1_000), 60);
+        tokio::time::advance(Duration::from_mins(1)).await;
+        assert_eq!(said(1_010), 10, "those of the first minute were counted as told");
     }
 
     #[tokio::test]
