@@ -39,22 +39,11 @@ use crate::partition::PartitionHandle;
 pub use crate::machine::group::{Caller, GroupConfig};
 pub use hash::partition_for_group;
 use shard::{Message, ShardDoor, ShardOptions};
-
 /// The topic that holds groups and offsets.
-pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
-
-/// How many partitions the offsets topic is created with. It can never change afterwards: groups are hashed over it.
-pub const OFFSETS_TOPIC_PARTITIONS: i32 = 16;
+pub use tailway_metadata::topic::OFFSETS_TOPIC;
 
 /// How long a request waits for its partition to be loaded.
 const LOAD_WAIT: Duration = Duration::from_secs(2);
-
-/// The settings that the offsets topic is created with.
-pub fn offsets_topic_configs() -> BTreeMap<String, String> {
-    [("cleanup.policy", "compact"), ("segment.bytes", "104857600")]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
-}
 
 /// What the door needs from the broker.
 #[derive(Debug, Clone)]

@@ -368,6 +368,11 @@ impl Walk {
                         given.starts_with(prefix.as_bytes()),
                         "{given:?} in generation {prefix}"
                     );
+                    let is_stored = self.log.iter().any(|record| {
+                        matches!(record, OffsetsRecord::Group(group, Some(value))
+                            if *group == client.group && value.generation == client.generation)
+                    });
+                    assert!(is_stored, "generation {prefix} is used before it is durable");
                     self.assigned += 1;
                 }
             }
