@@ -1,6 +1,7 @@
 //! How far the agent is, and, when nothing comes, why: read from the same status that `/status` serves.
 
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 
@@ -61,10 +62,10 @@ fn of_files(inputs: &Inputs) -> String {
             said.push(format!("{} matches no file yet", input.typed));
         }
         for file in now {
-            let name = file.display();
+            let name = shown(&file);
             said.push(match fs::metadata(&file) {
                 Ok(found) if found.len() == 0 => format!("{name} is empty"),
-                Ok(_) => format!("{name} is read to its end and nothing new is written to it"),
+                Ok(_) => format!("{name} is read to its end, nothing new is written"),
                 Err(error) => format!("{name} cannot be read: {error}"),
             });
         }
@@ -75,4 +76,10 @@ fn of_files(inputs: &Inputs) -> String {
         said.push(format!("and {more} more files like that"));
     }
     said.join("; ")
+}
+
+/// As one would type it here.
+fn shown(file: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    file.strip_prefix(here).unwrap_or(file).display().to_string()
 }

@@ -83,7 +83,7 @@ impl Reporter {
         let silent = now.since(self.last_records);
         match self.mode {
             Mode::Terminal if silent >= SILENCE => {
-                Show::Status(format!("{}; {}", status(progress), explained(silent, &why())))
+                Show::Status(format!("{} ({})", explained(silent, &why()), status(progress)))
             }
             Mode::Terminal => Show::Status(status(progress)),
             Mode::Plain if now.since(self.last_said) >= SILENCE => {
@@ -203,7 +203,7 @@ mod tests {
         let shown = terminal.tick(seconds(1), at(1, 0), why);
         assert_eq!(shown, Show::Status("1 line, 10 B, lag 0 B".to_owned()));
         let Show::Status(text) = terminal.tick(seconds(12), at(1, 0), why) else { unreachable!() };
-        assert!(text.ends_with("; no records for 11 s: nothing"), "{text}");
+        assert_eq!(text, "no records for 11 s: nothing (1 line, 10 B, lag 0 B)");
         let mut quiet = Reporter::new(Mode::Quiet, seconds(0));
         assert_eq!(quiet.tick(seconds(50), at(1, 0), why), Show::Nothing);
     }
