@@ -1,14 +1,20 @@
 //! The idempotent send pipeline of one partition: what is sent when, and what each answer means.
 //!
 //! A batch gets its sequence when it is pushed and keeps it for life, so any number of resends is
-//! stored once. At most five batches are open (a broker remembers the last five), and only one
-//! until this producer has its first ack: a broker without state for a producer takes any first
-//! sequence, so a second batch must not overtake a first that was refused.
+//! stored once. At most five batches are open (a broker remembers the last five), and only one is
+//! on its way until the round has its first ack: a leader without state for this producer (a new
+//! producer; a state that expired by the timestamps of its records, then a restart) takes any
+//! first sequence, so a second batch must not overtake a first that was refused.
 //!
 //! Batches are sent in rounds. A round's attempts go to one leader over one connection; the first
 //! answer that is no ack ends it: nothing more is sent until every attempt of the round has its
 //! outcome, then all batches without an ack are sent again, in order, as the next round. An
 //! attempt whose outcome is unknown is simply sent again; the broker recognises the duplicate.
+//!
+//! Kafka's own brokers remember only the last batch across a restart. A batch in doubt that is
+//! sent again and is not that last one then gets error 45, as if there were a hole. So the next
+//! batch in doubt is tried: a leader that takes or recognises it has every batch before it,
+//! because it took them in sequence. Only if none is accepted is the error what it says.
 //!
 //! Invariants: open batches have consecutive sequences; acks are reported in order, each once; a
 //! batch is dropped only by its ack or by the stop. After a fatal answer the pipeline stops and
@@ -103,7 +109,7 @@ pub enum Action {
 pub struct Ack {
     pub base_sequence: i32,
     pub record_count: i32,
-    /// -1 where the broker does not tell.
+    /// -1 where the broker does not tell (acks=0, or an old batch that a later one proves).
     pub base_offset: i64,
     /// -1 unless the topic has LogAppendTime.
     pub log_append_time: i64,
@@ -146,6 +152,8 @@ impl Default for PipelineOptions {
 struct Open {
     batch: SequencedBatch,
     pushed: Mono,
+    /// How often it was sent.
+    sends: u32,
     state: State,
 }
 
@@ -156,6 +164,8 @@ enum State {
     Sent(Attempt),
     /// Ended; handled when everything before it is.
     Ended(Outcome),
+    /// Refused as out of order when sent again: stored, if a batch behind it is.
+    Presumed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +192,7 @@ pub struct Pipeline {
     round: u64,
     round_announced: bool,
     refresh: bool,
-    /// The broker has acked a batch of this producer.
+    /// The leader of this round has acked a batch, so it checks the sequence of what follows.
     established: bool,
     phase: Phase,
     last_cause: String,
@@ -270,7 +280,7 @@ impl Pipeline {
         if self.identity.is_idempotent() {
             self.next_sequence = sequence_after(self.next_sequence, batch.record_count);
         }
-        self.open.push_back(Open { batch, pushed: now, state: State::Waiting });
+        self.open.push_back(Open { batch, pushed: now, sends: 0, state: State::Waiting });
         self.send_waiting(out);
     }
 
@@ -294,21 +304,26 @@ impl Pipeline {
 
     /// Handles ended attempts from the oldest on, up to the first that is no ack.
     fn settle(&mut self, now: Mono, out: &mut Vec<Action>) {
-        while let Some(Open { state: State::Ended(outcome), batch, .. }) = self.open.front() {
-            let Outcome::Acked { base_offset, log_append_time, leader_epoch } = *outcome else {
-                self.phase = Phase::Draining;
-                break;
-            };
-            out.push(Action::Acked(Ack {
-                base_sequence: batch.base_sequence,
-                record_count: batch.record_count,
-                base_offset,
-                log_append_time,
-                leader_epoch,
-            }));
-            self.established = true;
-            self.backoff.reset();
-            self.open.pop_front();
+        while let Some(index) = self.oldest() {
+            // One after the other: only alone in its round does an error mean this batch.
+            let may_presume = !self.established && self.may_be_forgotten(index);
+            let Some(Open { state, .. }) = self.open.get_mut(index) else { break };
+            match state {
+                State::Ended(Outcome::Acked { base_offset, log_append_time, leader_epoch }) => {
+                    let ack = (*base_offset, *log_append_time, *leader_epoch);
+                    self.acked(index, ack, out);
+                }
+                State::Ended(Outcome::Refused { code, .. })
+                    if may_presume && *code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER =>
+                {
+                    *state = State::Presumed;
+                }
+                State::Ended(_) => {
+                    self.phase = Phase::Draining;
+                    break;
+                }
+                State::Waiting | State::Sent(_) | State::Presumed => break,
+            }
         }
         match self.phase {
             Phase::Draining if self.in_flight() == 0 => self.end_round(now, out),
@@ -317,23 +332,58 @@ impl Pipeline {
         }
     }
 
+    /// The oldest batch that is not presumed to be stored.
+    fn oldest(&self) -> Option<usize> {
+        self.open.iter().position(|open| !matches!(open.state, State::Presumed))
+    }
+
+    /// Whether error 45 may mean that the leader has forgotten that it stored this batch: it was
+    /// sent before, and so was a batch behind it, which can prove it.
+    fn may_be_forgotten(&self, index: usize) -> bool {
+        let sends = |index| self.open.get(index).map_or(0, |open: &Open| open.sends);
+        sends(index) >= 2 && sends(index + 1) >= 1
+    }
+
+    /// The batch at `index` is stored, and with it all before it, which are presumed to be.
+    fn acked(&mut self, index: usize, ack: (i64, i64, i32), out: &mut Vec<Action>) {
+        let (base_offset, log_append_time, leader_epoch) = ack;
+        for (position, open) in self.open.drain(..=index).enumerate() {
+            let told = position == index;
+            out.push(Action::Acked(Ack {
+                base_sequence: open.batch.base_sequence,
+                record_count: open.batch.record_count,
+                base_offset: if told { base_offset } else { -1 },
+                log_append_time: if told { log_append_time } else { -1 },
+                leader_epoch,
+            }));
+        }
+        self.established = true;
+        self.backoff.reset();
+    }
+
     /// Every attempt of the round has ended and the oldest open batch was not acked.
     fn end_round(&mut self, now: Mono, out: &mut Vec<Action>) {
-        let Some(Open { state: State::Ended(outcome), .. }) = self.open.front() else { return };
-        let (cause, refresh) = match outcome {
-            Outcome::Refused { code, message } if !is_retriable(*code) => {
-                let reason = StopReason::Refused { code: *code, message: message.clone() };
-                return self.stop(reason, out);
+        let Some(index) = self.oldest() else { return };
+        let forgotten = self.established && self.may_be_forgotten(index);
+        let Some(Open { state: State::Ended(outcome), .. }) = self.open.get(index) else { return };
+        let cause = match outcome {
+            Outcome::Refused { code, message } => {
+                // In a round of several it is not clear what 45 means: sending it alone tells.
+                let unclear = forgotten && *code == ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
+                if !unclear && !is_retriable(*code) {
+                    let reason = StopReason::Refused { code: *code, message: message.clone() };
+                    return self.stop(reason, out);
+                }
+                match message {
+                    Some(message) => format!("{code}: {message}"),
+                    None => code.to_string(),
+                }
             }
-            Outcome::Refused { code, message: Some(message) } => {
-                (format!("{code}: {message}"), true)
-            }
-            Outcome::Refused { code, message: None } => (code.to_string(), true),
-            Outcome::Unknown { cause } | Outcome::NotSent { cause } => (cause.clone(), true),
+            Outcome::Unknown { cause } | Outcome::NotSent { cause } => cause.clone(),
             Outcome::Acked { .. } => return,
         };
         self.last_cause.clone_from(&cause);
-        self.refresh = refresh;
+        self.refresh = true;
         for open in &mut self.open {
             // A later batch that is stored stays so; it is reported when its turn comes.
             if !matches!(open.state, State::Ended(Outcome::Acked { .. })) {
@@ -349,6 +399,7 @@ impl Pipeline {
 
     fn start_round(&mut self) {
         self.phase = Phase::Flowing;
+        self.established = false;
         self.round += 1;
         self.round_announced = false;
     }
@@ -374,6 +425,7 @@ impl Pipeline {
             let attempt = Attempt(self.next_attempt);
             self.next_attempt += 1;
             open.state = State::Sent(attempt);
+            open.sends = open.sends.saturating_add(1);
             in_flight += 1;
             out.push(Action::Send { attempt, bytes: open.batch.bytes.clone() });
         }
@@ -422,7 +474,10 @@ impl Pipeline {
             Phase::Pausing { .. } => assert!(in_flight == 0, "{in_flight} in flight in a pause"),
             Phase::Draining => assert!(in_flight > 0, "draining nothing"),
             Phase::Flowing => assert!(
-                self.open.front().is_none_or(|front| matches!(front.state, State::Sent(_))),
+                match self.oldest().and_then(|index| self.open.get(index)) {
+                    Some(oldest) => matches!(oldest.state, State::Sent(_)),
+                    None => self.open.is_empty(),
+                },
                 "flowing, and the oldest batch is not on its way"
             ),
         }

@@ -79,7 +79,7 @@ impl ProducerRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delivered {
     pub partition: TopicPartition,
-    /// -1 with acks=0.
+    /// -1 where the broker did not tell (acks=0, or an ack that only a later one proved).
     pub offset: i64,
 }
 

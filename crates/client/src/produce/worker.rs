@@ -230,8 +230,10 @@ impl Worker {
     fn hear(&mut self, event: SenderEvent) {
         match event {
             SenderEvent::Acked(ack) => self.acked(ack),
+            // Said when it begins, then ever more rarely.
+            SenderEvent::Retrying { attempts, .. } if !attempts.is_power_of_two() => {}
             SenderEvent::Retrying { cause, attempts } => {
-                tracing::info!(partition = %self.partition, attempts, cause, "trying again");
+                tracing::warn!(partition = %self.partition, attempts, cause, "trying again");
             }
             SenderEvent::Stopped { reason, .. } => self.stopped(reason),
         }
