@@ -62,6 +62,7 @@ fn command<D: Daemon>() -> Command {
         .value_name("FILE")
         .value_parser(value_parser!(PathBuf))
         .default_value(D::CONFIG_PATH)
+        .global(true)
         .help("The configuration file");
     let example = format!(
         "Example:\n  {name} check --config {path}\n  {name} --config {path}",
@@ -70,7 +71,6 @@ fn command<D: Daemon>() -> Command {
     );
     let check = Command::new("check")
         .about("Check the configuration, print all its problems and exit (0 good, 78 not)")
-        .arg(config.clone())
         .after_help(format!("Example:\n  {} check --config {}", D::NAME, D::CONFIG_PATH));
     Command::new(D::NAME)
         .about(D::ABOUT)
@@ -202,6 +202,80 @@ fn told(stopped: Result<(), Stragglers>) -> Exit {
         Err(late) => {
             tracing::error!("{late}");
             Exit::Failure
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::common::{AdminConfig, LoggingConfig};
+    use crate::{Problems, StartError};
+
+    struct Nothing;
+
+    impl Daemon for Nothing {
+        const NAME: &'static str = "tailway-nothing";
+        const ABOUT: &'static str = "Does nothing";
+        const CONFIG_PATH: &'static str = "/etc/tailway/nothing.yaml";
+        type Config = (AdminConfig, LoggingConfig);
+
+        fn load_config(path: &Path) -> Result<Self::Config, Problems> {
+            crate::config::load::<LoggingConfig>(path)
+                .and_then(|(logging, problems)| problems.finish((AdminConfig::on_port(0), logging)))
+        }
+
+        fn logging(config: &Self::Config) -> &LoggingConfig {
+            &config.1
+        }
+
+        fn admin(config: &Self::Config) -> &AdminConfig {
+            &config.0
+        }
+
+        async fn start(_: Self::Config, context: Context) -> Result<Nothing, StartError> {
+            context.ready.condition("nothing", "starting").holds();
+            context.tasks.fail("there is nothing to do");
+            Ok(Nothing)
+        }
+
+        async fn stop(self, _: Deadline) -> Result<(), Stragglers> {
+            Ok(())
+        }
+    }
+
+    fn code(args: &[&str]) -> String {
+        let args = ["tailway-nothing"].iter().chain(args).map(Into::into);
+        format!("{:?}", run_daemon::<Nothing>(args))
+    }
+
+    #[test]
+    fn exit_codes_are_those_that_units_rely_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (good, bad) = (dir.path().join("good.yaml"), dir.path().join("bad.yaml"));
+        std::fs::write(&good, "level: warn\n").unwrap();
+        std::fs::write(&bad, "levle: warn\n").unwrap();
+        let (good, bad) = (good.to_str().unwrap(), bad.to_str().unwrap());
+        let expect = |exit: Exit| format!("{:?}", ExitCode::from(exit));
+        assert_eq!(code(&["check", "--config", good]), expect(Exit::Ok));
+        assert_eq!(code(&["--config", bad, "check"]), expect(Exit::Config));
+        assert_eq!(code(&["--config", bad]), expect(Exit::Config));
+        assert_eq!(code(&["--config", "/nonexistent.yaml"]), expect(Exit::Config));
+        assert_eq!(code(&["--colour", "blue"]), expect(Exit::Usage));
+        assert_eq!(code(&["--version"]), expect(Exit::Ok));
+        // It starts, says that it cannot go on, and is stopped.
+        assert_eq!(code(&["--config", good]), expect(Exit::Failure));
+    }
+
+    #[test]
+    fn every_help_ends_with_an_example() {
+        let command = command::<Nothing>();
+        command.clone().debug_assert();
+        for command in std::iter::once(&command).chain(command.get_subcommands()) {
+            let help = command.get_after_help().unwrap().to_string();
+            assert!(help.starts_with("Example:\n  tailway-nothing"), "{help}");
         }
     }
 }

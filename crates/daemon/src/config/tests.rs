@@ -131,7 +131,7 @@ f.yaml:7:3: broker.id: given twice (first on line 4); keep one of them
 f.yaml:10:5: listeners[0].prot: unknown key; did you mean `port`?
 f.yaml:11:11: listeners[0].port: 99999 is a number; write a whole number, 0 to 65535
 f.yaml:12:5: listeners[1].name: missing; it has no default
-f.yaml:14:15: listeners[2].protocol: `plain` is none of tls or plaintext; did you mean `plaintext`?
+f.yaml:14:15: listeners[2].protocol: `plain` is not one of tls, plaintext; did you mean `plaintext`?
 f.yaml:15:11: listeners[2].port: 0 is not a port; write 1 to 65535
 f.yaml:17:12: admin.address: 0.0.0.0:9644 is not a loopback address, and the admin port has no authentication; write 127.0.0.1:9644
 f.yaml:19:10: logging.level: `loud` is not a level; write error, warn, info, debug or trace, or levels by module such as info,tailway_broker=debug

@@ -111,10 +111,10 @@ impl serde::de::Error for WalkError {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> WalkError {
-        let choices = expected.join(" or ");
+        let choices = expected.join(", ");
         WalkError::value(match super::suggest::nearest(variant, expected) {
-            Some(name) => format!("`{variant}` is none of {choices}; did you mean `{name}`?"),
-            None => format!("`{variant}` is none of the possible values; write {choices}"),
+            Some(name) => format!("`{variant}` is not one of {choices}; did you mean `{name}`?"),
+            None => format!("`{variant}` is not one of {choices}"),
         })
     }
 
