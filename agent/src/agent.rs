@@ -77,7 +77,8 @@ impl Daemon for Agent {
     async fn start(config: Config, context: Context) -> Result<Self, StartError> {
         let data_dir = config.data_dir.clone();
         let opened = tokio::task::spawn_blocking(move || open(&data_dir)).await;
-        let opened = opened.map_err(|cause| StartError::new("cannot open the data").cause(cause))?;
+        let opened =
+            opened.map_err(|cause| StartError::new("cannot open the data").cause(cause))?;
         let Opened { lock, identity, registry } = opened?;
         let config = Arc::new(config);
         let sender = sender_of(&config, &identity);
@@ -157,12 +158,14 @@ fn open(dir: &Path) -> Result<Opened, StartError> {
     let disk: Arc<dyn Disk> = Arc::new(FsDisk);
     disk.create_dir_all(dir).map_err(|error| failed("make the data directory", error))?;
     let lock = DirLock::acquire(dir).map_err(|error| {
-        failed("lock the data directory", error).next("stop the other agent, or name another agent.data_dir")
+        failed("lock the data directory", error)
+            .next("stop the other agent, or name another agent.data_dir")
     })?;
     let identity = identity_in(&disk, dir)
         .map_err(|error| StartError::new("cannot tell which agent this is").cause(error))?;
     let path = dir.join(JOURNAL_FILE);
-    let (registry, recovery) = Registry::open(disk, &path).map_err(|error| damaged(&path, error))?;
+    let (registry, recovery) =
+        Registry::open(disk, &path).map_err(|error| damaged(&path, error))?;
     if recovery.torn_bytes > 0 {
         tracing::warn!(
             bytes = recovery.torn_bytes,
@@ -172,7 +175,7 @@ fn open(dir: &Path) -> Result<Opened, StartError> {
     Ok(Opened { lock, identity, registry })
 }
 
-fn damaged(path: &PathBuf, error: RegistryError) -> StartError {
+fn damaged(path: &Path, error: RegistryError) -> StartError {
     StartError::new(format!("cannot use the journal {}", path.display())).cause(error).next(
         "look at the disk; as a last resort move the journal away: files are then read from their start again",
     )
@@ -220,17 +223,13 @@ fn client_of(config: &Config, sender: &Sender) -> Client {
             "events are sent in PLAINTEXT, as output.insecure asks for: anybody on the way can read and change them"
         );
     }
-    let client = ClientConfig::new(output.brokers.clone(), format!("tailway-agent {}", sender.name));
+    let client =
+        ClientConfig::new(output.brokers.clone(), format!("tailway-agent {}", sender.name));
     let client = client.with_tls(output.tls.clone()).with_request_timeout(output.request_timeout);
     Client::new(client)
 }
 
-fn show_status(
-    context: &Context,
-    config: &Config,
-    sender: &Sender,
-    report: &Arc<Mutex<Value>>,
-) {
+fn show_status(context: &Context, config: &Config, sender: &Sender, report: &Arc<Mutex<Value>>) {
     let who = json!({
         "name": sender.name,
         "id": sender.id,

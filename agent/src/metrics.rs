@@ -34,8 +34,14 @@ impl AgentMetrics {
         Self {
             lines: counter("tailway_agent_lines", "Lines read"),
             bytes: counter("tailway_agent_bytes", "Bytes of files read and turned into events"),
-            lines_cut: counter("tailway_agent_lines_cut", "Pieces that over-long lines were cut off"),
-            records_acked: counter("tailway_agent_records_acked", "Events that brokers acknowledged"),
+            lines_cut: counter(
+                "tailway_agent_lines_cut",
+                "Pieces that over-long lines were cut off",
+            ),
+            records_acked: counter(
+                "tailway_agent_records_acked",
+                "Events that brokers acknowledged",
+            ),
             batches_sent: counter("tailway_agent_batches_sent", "Batches planned and sent"),
             batch_bytes_sent: counter("tailway_agent_batch_bytes_sent", "Bytes of batches sent"),
             records_resent: counter(
@@ -46,7 +52,10 @@ impl AgentMetrics {
                 "tailway_agent_records_repeated",
                 "Events that are known to be stored twice",
             ),
-            retries: counter("tailway_agent_retries", "Attempts of any kind that were not a success"),
+            retries: counter(
+                "tailway_agent_retries",
+                "Attempts of any kind that were not a success",
+            ),
             generations: counter(
                 "tailway_agent_generations",
                 "Files that started anew because they were truncated or rewritten",

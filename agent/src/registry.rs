@@ -9,9 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tailway_storage::{
-    Disk, Journal, JournalFormat, Recovery, StorageError, SyncTicket, Synced,
-};
+use tailway_storage::{Disk, Journal, JournalFormat, Recovery, StorageError, SyncTicket, Synced};
 
 use crate::machine::ledger::{Ledger, LedgerError, Record};
 

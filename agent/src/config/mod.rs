@@ -124,8 +124,7 @@ fn check_agent(raw: &RawAgent, output: &RawOutput, problems: &mut Problems) {
     }
     let spool_min = output.batch_size.0.saturating_mul(2).max(MIB);
     if raw.spool.0 < spool_min {
-        let text =
-            format!("{} cannot hold two batches; write at least {spool_min}B", raw.spool);
+        let text = format!("{} cannot hold two batches; write at least {spool_min}B", raw.spool);
         problems.at("agent.spool", text);
     }
     if raw.rescan_interval.as_millis() < 100 {
@@ -218,11 +217,7 @@ fn tls_path(raw: &RawTls, error: &TlsError) -> &'static str {
     }
 }
 
-fn check_inputs(
-    raw: &[RawInput],
-    output: &RawOutput,
-    problems: &mut Problems,
-) -> Vec<InputConfig> {
+fn check_inputs(raw: &[RawInput], output: &RawOutput, problems: &mut Problems) -> Vec<InputConfig> {
     let mut ids = BTreeSet::new();
     let mut inputs = Vec::new();
     for (i, input) in raw.iter().enumerate() {

@@ -171,7 +171,9 @@ pub enum Verdict {
     /// Another file has the inode's number now.
     OtherBirth,
     /// The same inode, with less in it than was read.
-    Shorter { size: u64 },
+    Shorter {
+        size: u64,
+    },
     /// The same inode starts with other bytes.
     OtherHead,
     /// The same inode has other bytes before the position.

@@ -89,11 +89,16 @@ impl FileEntry {
 #[serde(tag = "t", rename_all = "snake_case")]
 pub enum Record {
     /// The input was started once: `start: end` is for files that were there before that.
-    Input { input: String },
+    Input {
+        input: String,
+    },
     /// A generation is followed, or its entry as a whole after a compaction.
     File(FileEntry),
     /// The first bytes of a file, as far as they are known.
-    Head { generation: Generation, head: Head },
+    Head {
+        generation: Generation,
+        head: Head,
+    },
     /// The file has another name now, or was seen again.
     Path {
         generation: Generation,
@@ -102,16 +107,30 @@ pub enum Record {
         seen: WallMs,
     },
     /// The generation goes to this partition for life.
-    Pin { generation: Generation, target: Target },
+    Pin {
+        generation: Generation,
+        target: Target,
+    },
     /// Whatever is looked for in this partition is at or behind `from`.
-    ScanFrom { target: Target, from: i64 },
+    ScanFrom {
+        target: Target,
+        from: i64,
+    },
     Plan(Plan),
     /// The plan's records are in the partition, the first at `base_offset` (-1: unknown).
-    Acked { plan: u64, base_offset: i64 },
+    Acked {
+        plan: u64,
+        base_offset: i64,
+    },
     /// The plan's records are not in the partition: its bytes are sent anew.
-    Void { plan: u64, why: String },
+    Void {
+        plan: u64,
+        why: String,
+    },
     /// The generation is over and all of it is acknowledged, or given up.
-    Done { generation: Generation },
+    Done {
+        generation: Generation,
+    },
 }
 
 /// Why a record does not fit what came before it.
@@ -229,9 +248,8 @@ impl Ledger {
 
     /// Open plans that carry bytes of the generation.
     pub fn plans_with(&self, generation: Generation) -> impl Iterator<Item = &Plan> {
-        let carries = move |plan: &&Plan| {
-            plan.ranges.iter().any(|range| range.generation == generation)
-        };
+        let carries =
+            move |plan: &&Plan| plan.ranges.iter().any(|range| range.generation == generation);
         self.plans.values().filter(carries)
     }
 
@@ -374,12 +392,7 @@ mod tests {
             Record::Plan(plan(0, 1, 0, 100)),
             Record::Plan(plan(1, 1, 100, 250)),
         ]);
-        let gap = LedgerError::Gap {
-            plan: 2,
-            generation: Generation(1),
-            from: 300,
-            offset: 250,
-        };
+        let gap = LedgerError::Gap { plan: 2, generation: Generation(1), from: 300, offset: 250 };
         for (record, expected) in [
             (Record::Acked { plan: 1, base_offset: 0 }, LedgerError::OutOfOrder(1)),
             (Record::Acked { plan: 9, base_offset: 0 }, LedgerError::NoPlan(9)),

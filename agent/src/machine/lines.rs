@@ -275,7 +275,10 @@ mod tests {
     fn offsets_are_those_of_the_file() {
         let seen = run(b"ab\r\ncd\n\nlonger than eight\n", &[], 64, 8);
         let offsets: Vec<_> = seen.iter().map(|(offset, _, cut)| (*offset, *cut)).collect();
-        assert_eq!(offsets, [(0, false), (4, false), (7, false), (8, true), (16, true), (24, false)]);
+        assert_eq!(
+            offsets,
+            [(0, false), (4, false), (7, false), (8, true), (16, true), (24, false)]
+        );
     }
 
     #[test]
@@ -321,7 +324,10 @@ mod tests {
 
     impl Random {
         fn below(&mut self, n: usize) -> usize {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             usize::try_from(self.0 >> 33).unwrap() % n
         }
     }
@@ -332,8 +338,11 @@ mod tests {
     fn lines_do_not_depend_on_how_the_reads_fell() {
         for seed in 0..300 {
             let mut random = Random(seed);
-            let alphabet: &[u8] =
-                if seed % 2 == 0 { b"ab\n\r\xc3\xa9" } else { b"abcdefghijklmnopqrst\xe2\x82\xac\r\n" };
+            let alphabet: &[u8] = if seed % 2 == 0 {
+                b"ab\n\r\xc3\xa9"
+            } else {
+                b"abcdefghijklmnopqrst\xe2\x82\xac\r\n"
+            };
             let max = 8 + random.below(40);
             let file: Vec<u8> =
                 (0..random.below(3_000)).map(|_| alphabet[random.below(alphabet.len())]).collect();

@@ -37,15 +37,23 @@ pub enum Restart {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The descriptor is open, and is the file that was meant.
-    Opened { size: u64, links: u64 },
+    Opened {
+        size: u64,
+        links: u64,
+    },
     /// The path leads nowhere, or to another file: discovery has to look again.
     OpenMissed,
     /// The file cannot be opened now (rights, descriptors), or, in place of a read, not be read.
     Unreadable,
     /// `fstat` of the descriptor, or `stat` of the path if there is none.
-    Observed { size: u64, links: u64 },
+    Observed {
+        size: u64,
+        links: u64,
+    },
     /// A read was done and the lines taken; `bytes` is what the read brought.
-    Read { bytes: u64 },
+    Read {
+        bytes: u64,
+    },
     /// In place of a read: what stands before the read offset is not what was read there.
     Rewritten,
     /// A watch says that the file may have changed.
@@ -58,7 +66,9 @@ pub enum Event {
     /// `true`, in place of a read or of the rest: the output has no room. `false`: it has again.
     Blocked(bool),
     /// Everything before `to` of the current generation is acknowledged.
-    Acked { to: u64 },
+    Acked {
+        to: u64,
+    },
     /// The deadline passed.
     Tick,
 }
@@ -77,7 +87,9 @@ pub enum Action {
     /// Give the file's bytes from offset 0 a new generation id.
     StartGeneration(Restart),
     /// The file is done with. `gone`: it no longer exists, so nothing need be remembered.
-    Forget { gone: bool },
+    Forget {
+        gone: bool,
+    },
 }
 
 /// What the file is doing, for people.
@@ -106,6 +118,31 @@ impl State {
     }
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descriptor {
+    Closed,
+    /// Asked for.
+    Opening,
+    Open,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    None,
+    /// Asked for.
+    LinedUp,
+    /// Nothing is asked for until the output has room.
+    Blocked,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    None,
+    /// The rest without a line end was asked for: a file without a name has no more to give.
+    RestAsked,
+    Forgotten,
+}
+
 /// The machine of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TailFile {
@@ -115,15 +152,13 @@ pub struct TailFile {
     acked: u64,
     size: u64,
     name: Name,
-    open: bool,
-    opening: bool,
+    descriptor: Descriptor,
+    turn: Turn,
+    ending: Ending,
+    /// The last try to open or read it failed.
     failed: bool,
-    blocked: bool,
+    /// A watch reports each change.
     covered: bool,
-    lined_up: bool,
-    /// The rest without a line end was asked for; a file without a name has no more to give.
-    rest_taken: bool,
-    forgotten: bool,
     grown_at: Mono,
     next_look: Option<Mono>,
 }
@@ -138,38 +173,36 @@ impl TailFile {
             acked: offset,
             size: offset,
             name: Name::Known,
-            open: false,
-            opening: false,
+            descriptor: Descriptor::Closed,
+            turn: Turn::None,
+            ending: Ending::None,
             failed: false,
-            blocked: false,
             covered: false,
-            lined_up: false,
-            rest_taken: false,
-            forgotten: false,
             grown_at: now,
             next_look: Some(now),
         }
     }
 
     pub fn on_event(&mut self, event: Event, now: Mono, out: &mut Vec<Action>) {
-        if self.forgotten {
+        if self.ending == Ending::Forgotten {
             return;
         }
         match event {
             Event::Opened { size, links } => {
-                self.opening = false;
-                self.open = true;
+                self.descriptor = Descriptor::Open;
                 self.failed = false;
                 self.observed(size, links, now, out);
             }
             Event::OpenMissed => {
                 // Discovery looks for the name, and says if it is lost.
-                self.opening = false;
+                self.descriptor = Descriptor::Closed;
                 self.next_look = Some(now + self.policy.interval(now.since(self.grown_at)));
             }
             Event::Unreadable => {
-                self.opening = false;
-                self.lined_up = false;
+                if self.descriptor == Descriptor::Opening {
+                    self.descriptor = Descriptor::Closed;
+                }
+                self.turn = Turn::None;
                 self.failed = true;
                 self.next_look = Some(now + self.policy.interval_max);
             }
@@ -177,7 +210,7 @@ impl TailFile {
             Event::Read { bytes } => self.after_read(bytes, now, out),
             Event::Rewritten => {
                 let read = self.lines.line_start();
-                self.lined_up = false;
+                self.turn = Turn::None;
                 self.restart(Restart::Rewritten { read }, now, out);
                 out.push(Action::Observe);
             }
@@ -197,11 +230,11 @@ impl TailFile {
                 self.lose_name(now, out);
             }
             Event::Blocked(blocked) => {
-                self.blocked = blocked;
                 if blocked {
-                    self.lined_up = false;
-                    self.rest_taken = false;
-                } else {
+                    self.turn = Turn::Blocked;
+                    self.ending = Ending::None;
+                } else if self.turn == Turn::Blocked {
+                    self.turn = Turn::None;
                     self.line_up(out);
                 }
                 self.schedule(now);
@@ -239,25 +272,27 @@ impl TailFile {
     }
 
     pub fn is_open(&self) -> bool {
-        self.open
+        self.descriptor == Descriptor::Open
     }
 
     /// True if it waits for its turn to read.
     pub fn is_lined_up(&self) -> bool {
-        self.lined_up
+        self.turn == Turn::LinedUp
     }
 
     /// True if a watch on the directory may take over from polling.
     pub fn is_idle(&self) -> bool {
-        !self.open && !self.opening && !self.lined_up && self.name == Name::Known
+        self.descriptor == Descriptor::Closed && self.name == Name::Known
     }
 
     pub fn state(&self) -> State {
         match self.name {
             _ if self.failed => State::Unreadable,
-            Name::Known if self.blocked && self.lines.wants(self.size) => State::Blocked,
-            Name::Known if self.lined_up => State::Reading,
-            Name::Known if self.open || self.opening => State::Waiting,
+            Name::Known if self.turn == Turn::Blocked && self.lines.wants(self.size) => {
+                State::Blocked
+            }
+            Name::Known if self.is_lined_up() => State::Reading,
+            Name::Known if self.descriptor != Descriptor::Closed => State::Waiting,
             Name::Known => State::Idle,
             Name::Lost => State::Rotated,
             Name::Unlinked => State::Deleted,
@@ -275,7 +310,7 @@ impl TailFile {
         if size != self.size {
             self.size = size;
             self.grown_at = now;
-            self.rest_taken = false;
+            self.ending = Ending::None;
         }
         self.line_up(out);
         self.let_go(now, out);
@@ -284,20 +319,20 @@ impl TailFile {
 
     /// Asks for a turn to read, or for the descriptor that is needed for it.
     fn line_up(&mut self, out: &mut Vec<Action>) {
-        if self.blocked || self.lined_up || !self.lines.wants(self.size) {
+        if self.turn != Turn::None || !self.lines.wants(self.size) {
             return;
         }
-        if self.open {
-            self.lined_up = true;
+        if self.descriptor == Descriptor::Open {
+            self.turn = Turn::LinedUp;
             out.push(Action::Read);
-        } else if !self.opening && self.name == Name::Known {
-            self.opening = true;
+        } else if self.descriptor == Descriptor::Closed && self.name == Name::Known {
+            self.descriptor = Descriptor::Opening;
             out.push(Action::Open);
         }
     }
 
     fn after_read(&mut self, bytes: u64, now: Mono, out: &mut Vec<Action>) {
-        self.lined_up = false;
+        self.turn = Turn::None;
         if bytes == 0 {
             // Shorter than it was a moment ago.
             out.push(Action::Observe);
@@ -330,7 +365,7 @@ impl TailFile {
     /// A file without a name ends right after a look at it, so that what was written just before
     /// is not left behind.
     fn last_look(&mut self, now: Mono, out: &mut Vec<Action>) {
-        if self.open {
+        if self.is_open() {
             out.push(Action::Observe);
         } else {
             self.let_go(now, out);
@@ -342,14 +377,11 @@ impl TailFile {
             return;
         }
         let quiet = now.since(self.grown_at);
-        let settled = !self.lines.wants(self.size) && !self.lined_up;
-        if self.open
-            && self.name == Name::Known
-            && settled
-            && quiet >= self.policy.idle_after
+        let settled = !self.lines.wants(self.size) && !self.is_lined_up();
+        if self.is_open() && self.name == Name::Known && settled && quiet >= self.policy.idle_after
         {
             // One last look comes after the watch took over.
-            self.open = false;
+            self.descriptor = Descriptor::Closed;
             out.push(Action::Close);
             self.schedule(now);
             return;
@@ -363,18 +395,18 @@ impl TailFile {
 
     /// Ends the life of a file that nobody can name once all in it is read and acknowledged.
     fn let_go(&mut self, now: Mono, out: &mut Vec<Action>) {
-        if self.name == Name::Known || self.lined_up {
+        if self.name == Name::Known || self.is_lined_up() {
             return;
         }
-        if self.open {
+        if self.is_open() {
             let read_all = !self.lines.wants(self.size);
             let quiet = now.since(self.grown_at) >= self.policy.nameless_hold;
             if !read_all || !quiet {
                 return;
             }
             if self.name == Name::Unlinked && self.lines.partial() > 0 {
-                if !self.rest_taken {
-                    self.rest_taken = true;
+                if self.ending == Ending::None {
+                    self.ending = Ending::RestAsked;
                     out.push(Action::TakeRest);
                 }
                 return;
@@ -383,31 +415,35 @@ impl TailFile {
         if self.acked < self.lines.line_start() {
             return;
         }
-        if self.open {
-            self.open = false;
+        if self.is_open() {
+            self.descriptor = Descriptor::Closed;
             out.push(Action::Close);
         }
-        self.forgotten = true;
+        self.ending = Ending::Forgotten;
         self.next_look = None;
         out.push(Action::Forget { gone: self.name == Name::Unlinked });
     }
 
     fn schedule(&mut self, now: Mono) {
-        if self.forgotten {
+        if self.ending == Ending::Forgotten {
             return;
         }
         let quiet = now.since(self.grown_at);
         self.next_look = if self.failed {
             self.next_look
-        } else if self.lined_up || self.opening || (self.covered && !self.open) {
+        } else if self.is_lined_up()
+            || self.descriptor == Descriptor::Opening
+            || (self.covered && !self.is_open())
+        {
             None
-        } else if self.name != Name::Known && !self.open {
+        } else if self.name != Name::Known && !self.is_open() {
             // Only an acknowledgement can bring it on.
             None
         } else {
             let interval = self.policy.interval(quiet);
+            let is_blocked = self.turn == Turn::Blocked;
             let least =
-                if self.blocked { self.policy.interval_blocked } else { self.policy.interval_min };
+                if is_blocked { self.policy.interval_blocked } else { self.policy.interval_min };
             Some(now + interval.max(least))
         };
     }
@@ -417,17 +453,17 @@ impl TailFile {
         self.lines.check();
         assert!(self.acked <= self.lines.line_start(), "acked beyond read: {self:?}");
         assert!(self.lines.scanned() <= self.size, "read beyond the size: {self:?}");
-        assert!(!self.lined_up || self.open, "a turn without a descriptor: {self:?}");
+        assert!(!self.is_lined_up() || self.is_open(), "a turn without a descriptor: {self:?}");
         assert!(
-            self.forgotten
+            self.ending == Ending::Forgotten
                 || self.covered
-                || self.lined_up
-                || self.opening
+                || self.is_lined_up()
+                || self.descriptor == Descriptor::Opening
                 || self.next_look.is_some()
-                || (self.name != Name::Known && !self.open),
+                || (self.name != Name::Known && !self.is_open()),
             "nothing will ever wake it: {self:?}"
         );
-        if self.forgotten {
+        if self.ending == Ending::Forgotten {
             assert_eq!(self.acked, self.lines.line_start(), "forgotten before its acks: {self:?}");
         }
     }

@@ -214,9 +214,10 @@ impl World {
                     self.tell(Event::Observed { size: self.size(), links: self.links });
                 }
                 Action::Observe => self.tell(Event::NameLost),
-                Action::Read if !self.room => self.tell(Event::Blocked(true)),
+                Action::Read | Action::TakeRest if !self.room => {
+                    self.tell(Event::Blocked(true));
+                }
                 Action::Read => self.read(),
-                Action::TakeRest if !self.room => self.tell(Event::Blocked(true)),
                 Action::TakeRest => {
                     let from = usize::try_from(self.file.lines.line_start()).unwrap();
                     let bytes = self.bytes[from..].to_vec();

@@ -21,18 +21,40 @@ pub type LaneId = usize;
 #[derive(Debug)]
 pub enum Message {
     /// A topic is there.
-    Topic { name: String, found: TopicFound },
+    Topic {
+        name: String,
+        found: TopicFound,
+    },
     /// A topic cannot be looked up or created now; it is tried again.
-    TopicTrouble { name: String, cause: String },
+    TopicTrouble {
+        name: String,
+        cause: String,
+    },
     /// What was in doubt is resolved, and batches may be sent.
-    Began { lane: LaneId, began: Began },
+    Began {
+        lane: LaneId,
+        began: Began,
+    },
     /// Something is in the way of a lane and is tried again.
-    LaneTrouble { lane: LaneId, cause: String },
-    Acked { lane: LaneId, ack: Ack },
+    LaneTrouble {
+        lane: LaneId,
+        cause: String,
+    },
+    Acked {
+        lane: LaneId,
+        ack: Ack,
+    },
     /// The lane's pipeline gave up; `open` has no acknowledgement.
-    Stopped { lane: LaneId, reason: StopReason, open: Vec<SequencedBatch> },
+    Stopped {
+        lane: LaneId,
+        reason: StopReason,
+        open: Vec<SequencedBatch>,
+    },
     /// A request of the process before this one was carried out only after it had been looked for.
-    Repeated { lane: LaneId, records: i64 },
+    Repeated {
+        lane: LaneId,
+        records: i64,
+    },
     /// The journal is durable up to a point, or will never be again.
     Synced(Result<Synced, StorageError>),
     /// Send what is there, and end within this time.

@@ -87,8 +87,12 @@ fn the_first_record_says_where_the_batch_came_from() {
     put(&mut lane, A, 3, 5, "one");
     put(&mut lane, A, 5, 9, "two");
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
-    let records: Vec<_> =
-        Batch::parse(&parcel.bytes).unwrap().records(1 << 20).unwrap().map(|r| r.unwrap()).collect();
+    let records: Vec<_> = Batch::parse(&parcel.bytes)
+        .unwrap()
+        .records(1 << 20)
+        .unwrap()
+        .map(|r| r.unwrap())
+        .collect();
     let origin = |at: usize| records[at].headers.get(ORIGIN_HEADER);
     assert_eq!(origin(0).unwrap(), format!("{A}:3-9"));
     assert_eq!(origin(1), None);

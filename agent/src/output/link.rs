@@ -106,12 +106,11 @@ impl Link {
         doubts: &[Doubt],
         scan_from: Option<i64>,
     ) -> Result<(Began, Missing), ClientError> {
-        let scan_from = match scan_from {
-            Some(from) => from,
-            None => {
-                let spec = [(self.partition.clone(), OffsetSpec::Latest)];
-                self.client.list_offsets(&spec).await?.first().map_or(0, |listed| listed.offset)
-            }
+        let scan_from = if let Some(from) = scan_from {
+            from
+        } else {
+            let spec = [(self.partition.clone(), OffsetSpec::Latest)];
+            self.client.list_offsets(&spec).await?.first().map_or(0, |listed| listed.offset)
         };
         let mut found = Vec::new();
         let mut looked_to = scan_from;
@@ -136,12 +135,8 @@ impl Link {
     ) -> Option<()> {
         let options =
             SenderOptions { request_timeout: self.request_timeout, ..SenderOptions::default() };
-        let (mut sender, mut events) = PartitionSender::start(
-            self.client.clone(),
-            self.partition.clone(),
-            identity,
-            options,
-        );
+        let (mut sender, mut events) =
+            PartitionSender::start(self.client.clone(), self.partition.clone(), identity, options);
         loop {
             tokio::select! {
                 biased;

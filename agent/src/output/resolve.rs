@@ -6,9 +6,7 @@
 
 use std::time::Duration;
 
-use tailway_client::{
-    Client, ClientError, FetchFrom, FetchLimits, OffsetSpec, TopicPartition,
-};
+use tailway_client::{Client, ClientError, FetchFrom, FetchLimits, OffsetSpec, TopicPartition};
 use tailway_wire::error_code::ErrorCode;
 use tailway_wire::record::{BatchHeader, BatchIter};
 
@@ -49,7 +47,8 @@ pub async fn scan(
     to: Option<i64>,
     doubts: &[Doubt],
 ) -> Result<Scanned, ClientError> {
-    let specs = [(partition.clone(), OffsetSpec::Earliest), (partition.clone(), OffsetSpec::Latest)];
+    let specs =
+        [(partition.clone(), OffsetSpec::Earliest), (partition.clone(), OffsetSpec::Latest)];
     let mut bounds = [0, 0];
     for (bound, spec) in bounds.iter_mut().zip(&specs) {
         let listed = client.list_offsets(std::slice::from_ref(spec)).await?;
@@ -99,11 +98,8 @@ async fn fetch(
         leader_epoch: -1,
         bytes_max: FETCH_BYTES,
     };
-    let limits = FetchLimits {
-        wait_max: Duration::from_millis(500),
-        bytes_min: 1,
-        bytes_max: FETCH_BYTES,
-    };
+    let limits =
+        FetchLimits { wait_max: Duration::from_millis(500), bytes_min: 1, bytes_max: FETCH_BYTES };
     let fetched = client.fetch(route.leader, &[from], limits).await?;
     let Some(fetched) = fetched.into_iter().next() else { return Ok(bytes::Bytes::new()) };
     if fetched.error != ErrorCode::NONE {

@@ -11,9 +11,7 @@ use tailway_metadata::time::Mono;
 
 use super::{FileKey, ShipError, Shipper};
 use crate::event::FilePart;
-use crate::machine::identity::{
-    FileId, Generation, Head, Kind, MARKER_BYTES, Marker, Stat,
-};
+use crate::machine::identity::{FileId, Generation, Head, Kind, MARKER_BYTES, Marker, Stat};
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Action, Event, Restart, TailFile};
 use crate::output::inbox::LaneId;
@@ -225,12 +223,7 @@ impl Shipper {
     }
 
     /// The journal's entry of a followed file.
-    pub(super) fn entry_of(
-        &self,
-        key: FileKey,
-        offset: u64,
-        marker: Marker,
-    ) -> Option<FileEntry> {
+    pub(super) fn entry_of(&self, key: FileKey, offset: u64, marker: Marker) -> Option<FileEntry> {
         let file = self.files.get(&key)?;
         Some(FileEntry {
             generation: file.generation,

@@ -11,6 +11,7 @@
 //! spool.
 
 mod files;
+mod follow;
 mod read;
 mod report;
 mod scan;
@@ -23,8 +24,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tailway_client::Client;
-use tailway_daemon::tasks::Group;
 use tailway_daemon::Clock;
+use tailway_daemon::tasks::Group;
 use tailway_metadata::time::Mono;
 use tailway_wire::WireError;
 use tailway_wire::record::BatchBuilder;

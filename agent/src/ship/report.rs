@@ -29,8 +29,12 @@ impl Shipper {
     }
 
     fn describe(&self) -> Value {
-        let files: Vec<Value> =
-            self.files.values().take(FILES_SHOWN_MAX).map(|file| self.describe_file(file)).collect();
+        let files: Vec<Value> = self
+            .files
+            .values()
+            .take(FILES_SHOWN_MAX)
+            .map(|file| self.describe_file(file))
+            .collect();
         let behind: u64 = self.files.values().map(|file| unread(file).0).sum();
         let held: Vec<String> = self.held().iter().map(ToString::to_string).collect();
         let polled = self.dirs.iter().filter(|(_, dir)| dir.is_polled());

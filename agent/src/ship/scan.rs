@@ -5,22 +5,15 @@
 //! is where rotation puts it. Only when it is nowhere has it lost its name.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::files::{Before, Followed, fresh_generation, open, read_full};
 use super::{FileKey, POLLED_SCAN_INTERVAL, ShipError, Shipper};
-use crate::config::Start;
-use crate::event::FilePart;
-use crate::machine::identity::{FileId, HEAD_BYTES, Head, Kind, Marker, Stat, Verdict, judge};
+use crate::machine::identity::{FileId, Kind, Stat};
 use crate::machine::ledger::{FileEntry, Ledger, Record};
-use crate::machine::tail_file::{Event, Name, TailFile};
+use crate::machine::tail_file::{Event, Name};
 use crate::tail::discover::{Found, Listing};
 use crate::tail::stat::stat_path;
 use crate::tail::watch::{Trust, trust};
-
-/// How far back from the end the start of a line is looked for, with `start: end`.
-const LINE_START_BYTES: u64 = 64 * 1024;
 
 /// A directory that matters.
 #[derive(Debug)]
@@ -197,13 +190,12 @@ impl Shipper {
             if let (false, Trust::Polled(filesystem)) = (known, trust) {
                 tracing::info!(dir = %path.display(), filesystem, "polling a directory");
             }
-            match self.dirs.get_mut(&path) {
-                Some(dir) => dir.trouble = trouble,
-                None => {
-                    let dir = Dir { trust, trouble, armed: false, files: BTreeSet::new() };
-                    self.dirs.insert(path.clone(), dir);
-                    new.insert(path);
-                }
+            if let Some(dir) = self.dirs.get_mut(&path) {
+                dir.trouble = trouble;
+            } else {
+                let dir = Dir { trust, trouble, armed: false, files: BTreeSet::new() };
+                self.dirs.insert(path.clone(), dir);
+                new.insert(path);
             }
         }
         new
@@ -315,9 +307,8 @@ impl Shipper {
 
     /// Files in directories that do not matter any more, and that are not where they were.
     fn lose_strays(&mut self) -> Result<(), ShipError> {
-        let is_stray = |path: &&PathBuf| {
-            path.parent().is_none_or(|dir| !self.dirs.contains_key(dir))
-        };
+        let is_stray =
+            |path: &&PathBuf| path.parent().is_none_or(|dir| !self.dirs.contains_key(dir));
         let strays: Vec<FileKey> = self
             .dirty_names
             .iter()
@@ -417,149 +408,6 @@ impl Shipper {
         Ok(())
     }
 
-    /// Starts to follow a file: where it was left, if it is known, else as its input says.
-    /// `origin`: the name it had first, if that is not its path.
-    fn follow(
-        &mut self,
-        path: PathBuf,
-        stat: &Stat,
-        input: usize,
-        origin: Option<PathBuf>,
-    ) -> Result<(), ShipError> {
-        let saved = self.registry.ledger().current(&stat.id).cloned();
-        if let Some(entry) = &saved {
-            if self.registry.ledger().plans_with(entry.generation).next().is_some() {
-                // What is on its way for it from an earlier run decides where to go on.
-                return Ok(());
-            }
-        }
-        let verdict = match &saved {
-            Some(entry) => match self.verdict(&path, entry, stat) {
-                Ok(verdict) => Some(verdict),
-                Err(error) => {
-                    let cause = error.to_string();
-                    if self.troubles.get(&path) != Some(&cause) {
-                        tracing::warn!(path = %path.display(), cause, "cannot look into a file");
-                        self.troubles.insert(path, cause);
-                    }
-                    return Ok(());
-                }
-            },
-            None => None,
-        };
-        let key = self.file_next;
-        self.file_next += 1;
-        let now = self.clock.mono();
-        let config = &self.config.inputs[input];
-        let limit = config.line_bytes_max;
-        let (entry, before, reason) = match (saved, verdict) {
-            (Some(entry), Some((Verdict::Same, before))) => {
-                (Some(entry), before, Verdict::Same.reason())
-            }
-            (Some(entry), Some((other, _))) => {
-                self.ended.insert(entry.generation);
-                let fresh = FileEntry {
-                    generation: fresh_generation(),
-                    ordinal: entry.ordinal + 1,
-                    origin: path.clone(),
-                    path: path.clone(),
-                    offset: 0,
-                    marker: Marker::default(),
-                    head: Head::default(),
-                    target: None,
-                    ..entry
-                };
-                self.registry.record(Record::File(fresh.clone()))?;
-                (Some(fresh), Before::default(), other.reason())
-            }
-            _ => (None, Before::default(), "it is new"),
-        };
-        let (offset, before, head) = match &entry {
-            Some(entry) => (entry.offset, before, entry.head),
-            None if config.start == Start::End && self.new_inputs.contains(&input) => {
-                last_line_start(&path, stat)
-            }
-            None => (0, before, Head::default()),
-        };
-        let generation = entry.as_ref().map_or_else(fresh_generation, |entry| entry.generation);
-        let origin = match &entry {
-            Some(entry) => entry.origin.clone(),
-            None => origin.unwrap_or_else(|| path.clone()),
-        };
-        tracing::info!(
-            path = %path.display(),
-            %generation,
-            offset,
-            size = stat.size,
-            reason,
-            "following a file"
-        );
-        let part = FilePart::new(config.format, origin.as_os_str().as_bytes());
-        self.files.insert(
-            key,
-            Followed {
-                id: stat.id,
-                path: path.clone(),
-                generation,
-                ordinal: entry.as_ref().map_or(0, |entry| entry.ordinal),
-                origin,
-                part,
-                input,
-                machine: TailFile::new(offset, limit, self.policy, now),
-                descriptor: None,
-                head,
-                head_saved: head.len,
-                before,
-                lane: None,
-                scheduled: None,
-                trouble: None,
-            },
-        );
-        self.by_id.insert(stat.id, key);
-        self.by_path.insert(path.clone(), key);
-        self.by_generation.insert(generation, key);
-        self.put_into_dir(key, &path);
-        match entry {
-            Some(entry) if entry.path != path => {
-                let seen = self.clock.wall();
-                self.registry.record(Record::Path { generation, path, seen })?;
-            }
-            Some(_) => {}
-            None => {
-                let marker = self.files[&key].before.marker();
-                if let Some(entry) = self.entry_of(key, offset, marker) {
-                    self.registry.record(Record::File(entry))?;
-                }
-            }
-        }
-        self.end_generations()?;
-        self.tell(key, Event::Observed { size: stat.size, links: stat.links })
-    }
-
-    /// Compares a saved position with the file, and reads what stands before it.
-    fn verdict(
-        &self,
-        path: &Path,
-        entry: &FileEntry,
-        stat: &Stat,
-    ) -> std::io::Result<(Verdict, Before)> {
-        let saved = entry.saved();
-        if saved.offset == 0 && saved.head.len == 0 {
-            return Ok((Verdict::Same, Before::default()));
-        }
-        let (file, opened) = open(path)?;
-        let mut before = Vec::new();
-        let verdict = judge(&saved, if opened.id == stat.id { &opened } else { stat }, |at, len| {
-            let mut bytes = vec![0; len];
-            let read = read_full(&file, at, &mut bytes)?;
-            bytes.truncate(read);
-            before.clone_from(&bytes);
-            Ok(bytes)
-        })?;
-        let lead = saved.marker.len as usize;
-        Ok((verdict, if lead > 0 { Before::of(&before) } else { Before::default() }))
-    }
-
     pub(super) fn put_into_dir(&mut self, key: FileKey, path: &Path) {
         let Some(dir) = path.parent().and_then(|dir| self.dirs.get_mut(dir)) else { return };
         dir.files.insert(key);
@@ -605,24 +453,4 @@ fn newest_by_origin(ledger: &Ledger) -> BTreeMap<&Path, FileId> {
         }
     }
     newest
-}
-
-/// With `start: end`: the start of the last line, what stands before it, and the file's head.
-fn last_line_start(path: &Path, stat: &Stat) -> (u64, Before, Head) {
-    let nothing = (0, Before::default(), Head::default());
-    let Ok((file, _)) = open(path) else { return nothing };
-    let from = stat.size.saturating_sub(LINE_START_BYTES);
-    let mut tail = vec![0; usize::try_from(stat.size - from).unwrap_or_default()];
-    let mut head = vec![0; HEAD_BYTES];
-    let (Ok(read), Ok(head_read)) =
-        (read_full(&file, from, &mut tail), read_full(&file, 0, &mut head))
-    else {
-        return nothing;
-    };
-    tail.truncate(read);
-    // Without any line end in reach, the middle of a line is the best there is.
-    let end = memchr::memrchr(b'\n', &tail).map_or(tail.len(), |at| at + 1);
-    let offset = from + end as u64;
-    let head = &head[..head_read.min(usize::try_from(offset).unwrap_or(usize::MAX))];
-    (offset, Before::of(&tail[..end]), Head::of(head))
 }

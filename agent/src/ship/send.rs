@@ -87,7 +87,8 @@ impl Shipper {
         for name in names {
             let (client, inbox) = (self.client.clone(), self.inbox.clone());
             let asked = name.clone();
-            self.tasks.spawn(format!("topic {name}"), |stop| topic::find(client, asked, inbox, stop));
+            self.tasks
+                .spawn(format!("topic {name}"), |stop| topic::find(client, asked, inbox, stop));
             self.topics.insert(name, Topic::default());
         }
     }
@@ -254,7 +255,8 @@ impl Shipper {
             let (now, linger) = (self.clock.mono(), self.linger());
             let batch_bytes = self.config.output.batch_bytes;
             let lane = &mut self.lanes[id];
-            let Some(parcel) = lane.next_parcel(&mut self.builder, batch_bytes, linger, now)? else {
+            let Some(parcel) = lane.next_parcel(&mut self.builder, batch_bytes, linger, now)?
+            else {
                 return Ok(());
             };
             let number = self.registry.ledger().plan_next();
@@ -359,11 +361,20 @@ impl Shipper {
         };
         let too_large = matches!(
             reason,
-            StopReason::Refused { code: ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE, .. }
+            StopReason::Refused {
+                code: ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE,
+                ..
+            }
         );
         let lane = &mut self.lanes[id];
         let (topic, partition) = (&lane.target.topic, lane.target.partition);
-        tracing::warn!(topic, partition, reason = text, batches = open, "a partition's sender stopped");
+        tracing::warn!(
+            topic,
+            partition,
+            reason = text,
+            batches = open,
+            "a partition's sender stopped"
+        );
         lane.trouble = Some(text);
         let now = self.clock.mono();
         let sent = Vec::from(lane.take_sent());
@@ -417,12 +428,21 @@ impl Shipper {
             let records = record_count(plan.first_sequence, plan.last_sequence).unsigned_abs();
             match fate {
                 Fate::Stored(offset) if !missing => {
-                    tracing::info!(plan = plan.number, records, offset, "a batch in doubt is stored");
+                    tracing::info!(
+                        plan = plan.number,
+                        records,
+                        offset,
+                        "a batch in doubt is stored"
+                    );
                     self.stored(plan.number, offset)?;
                 }
                 Fate::Stored(offset) => {
                     // Brokers store a producer's batches in order; this one does not.
-                    tracing::error!(plan = plan.number, offset, "stored although one before it is not");
+                    tracing::error!(
+                        plan = plan.number,
+                        offset,
+                        "stored although one before it is not"
+                    );
                     self.repeated(id, i64::from(records));
                     self.void(plan.number, "one before it is not stored")?;
                     again.extend(known);
@@ -460,10 +480,8 @@ impl Shipper {
         let mut parcels = Vec::new();
         for (at, sent) in sent.into_iter().enumerate() {
             let parcel = sent.parcel;
-            let halves = match too_large && at == 0 {
-                true => split(&parcel, &mut self.builder)?,
-                false => None,
-            };
+            let is_culprit = too_large && at == 0;
+            let halves = if is_culprit { split(&parcel, &mut self.builder)? } else { None };
             match halves {
                 Some(halves) => parcels.extend(halves),
                 None => parcels.push(parcel),

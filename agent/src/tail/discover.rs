@@ -208,8 +208,11 @@ fn list(dir: &Path) -> io::Result<(Vec<Entry>, Below)> {
         let entry = entry?;
         let kind = entry.file_type()?;
         let is_link = kind.is_symlink();
-        let is_dir =
-            if is_link { std::fs::metadata(entry.path()).is_ok_and(|m| m.is_dir()) } else { kind.is_dir() };
+        let is_dir = if is_link {
+            std::fs::metadata(entry.path()).is_ok_and(|m| m.is_dir())
+        } else {
+            kind.is_dir()
+        };
         if is_dir {
             below.push((entry.file_name(), is_link));
         } else if is_link || kind.is_file() {
@@ -281,9 +284,8 @@ mod tests {
         }
 
         fn dirs(&self, discovery: &Discovery) -> Vec<String> {
-            let inside = |dir: &Path| {
-                Some(dir.strip_prefix(self.0.path()).ok()?.to_str()?.to_owned())
-            };
+            let inside =
+                |dir: &Path| Some(dir.strip_prefix(self.0.path()).ok()?.to_str()?.to_owned());
             discovery.dirs().filter_map(inside).collect()
         }
     }

@@ -128,11 +128,9 @@ impl Kind {
     }
 
     fn remove(&mut self, dir: &Path) {
-        if self.dirs.remove(dir) {
-            if let Some(watcher) = &mut self.watcher {
-                // A directory that is gone has lost its watch already.
-                drop(watcher.unwatch(dir));
-            }
+        if let (true, Some(watcher)) = (self.dirs.remove(dir), &mut self.watcher) {
+            // A directory that is gone has lost its watch already.
+            drop(watcher.unwatch(dir));
         }
     }
 }
@@ -200,7 +198,9 @@ fn explain(error: notify::Error) -> String {
             "the limit of watches is reached; raise it: sysctl fs.inotify.max_user_watches=524288"
                 .to_owned()
         }
-        ErrorKind::Io(error) if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
+        ErrorKind::Io(error)
+            if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) =>
+        {
             "the limit of watchers is reached; raise it: sysctl fs.inotify.max_user_instances=1024"
                 .to_owned()
         }

@@ -1,0 +1,216 @@
+//! Starting to follow a file: where it was left if it is known, else as its input says.
+//!
+//! What was saved under the file's inode is taken up only if the file's bytes agree with it; the
+//! decision is one line in the log, with its reason. A file of which an earlier run left batches in
+//! doubt is not followed before they are resolved, because they decide where to go on.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::files::{Before, Followed, fresh_generation, open, read_full};
+use super::{ShipError, Shipper};
+use crate::config::Start;
+use crate::event::FilePart;
+use crate::machine::identity::{Generation, HEAD_BYTES, Head, Stat, Verdict, judge};
+use crate::machine::ledger::{FileEntry, Record};
+use crate::machine::tail_file::{Event, TailFile};
+
+/// How far back from the end the start of a line is looked for, with `start: end`.
+const LINE_START_BYTES: u64 = 64 * 1024;
+
+/// Where a file is read from, and why.
+struct Position {
+    generation: Generation,
+    ordinal: u64,
+    origin: PathBuf,
+    offset: u64,
+    before: Before,
+    head: Head,
+    reason: &'static str,
+    /// The journal has no entry of it yet.
+    is_new: bool,
+}
+
+impl Shipper {
+    /// Starts to follow a file. `origin`: the name it had first, if that is not its path.
+    pub(super) fn follow(
+        &mut self,
+        path: PathBuf,
+        stat: &Stat,
+        input: usize,
+        origin: Option<PathBuf>,
+    ) -> Result<(), ShipError> {
+        let saved = self.registry.ledger().current(&stat.id).cloned();
+        let is_held = |entry: &FileEntry| {
+            self.registry.ledger().plans_with(entry.generation).next().is_some()
+        };
+        if saved.as_ref().is_some_and(is_held) {
+            return Ok(());
+        }
+        let Some(entry) = saved else {
+            let position = self.first_position(&path, stat, input, origin);
+            return self.follow_from(path, stat, input, position);
+        };
+        let position = match verdict(&path, &entry, stat) {
+            Ok((Verdict::Same, before)) => as_saved(entry, before),
+            Ok((other, _)) => {
+                self.ended.insert(entry.generation);
+                anew(&path, entry.ordinal + 1, other.reason())
+            }
+            Err(error) => {
+                let cause = error.to_string();
+                if self.troubles.get(&path) != Some(&cause) {
+                    tracing::warn!(path = %path.display(), cause, "cannot look into a file");
+                    self.troubles.insert(path, cause);
+                }
+                return Ok(());
+            }
+        };
+        self.follow_from(path, stat, input, position)
+    }
+
+    /// Of a file that was never seen before.
+    fn first_position(
+        &self,
+        path: &Path,
+        stat: &Stat,
+        input: usize,
+        origin: Option<PathBuf>,
+    ) -> Position {
+        let mut position = anew(path, 0, "it is new");
+        if let Some(origin) = origin {
+            position.origin = origin;
+        } else if self.config.inputs[input].start == Start::End && self.new_inputs.contains(&input)
+        {
+            start_at_end(&mut position, path, stat);
+        }
+        position
+    }
+
+    fn follow_from(
+        &mut self,
+        path: PathBuf,
+        stat: &Stat,
+        input: usize,
+        position: Position,
+    ) -> Result<(), ShipError> {
+        let Position { generation, ordinal, origin, offset, before, head, reason, is_new } =
+            position;
+        tracing::info!(
+            path = %path.display(),
+            %generation,
+            offset,
+            size = stat.size,
+            reason,
+            "following a file"
+        );
+        let config = &self.config.inputs[input];
+        let key = self.file_next;
+        self.file_next += 1;
+        let marker = before.marker();
+        let (limit, now) = (config.line_bytes_max, self.clock.mono());
+        let file = Followed {
+            id: stat.id,
+            path: path.clone(),
+            generation,
+            ordinal,
+            part: FilePart::new(config.format, origin.as_os_str().as_bytes()),
+            origin,
+            input,
+            machine: TailFile::new(offset, limit, self.policy, now),
+            descriptor: None,
+            before,
+            head,
+            head_saved: head.len,
+            lane: None,
+            scheduled: None,
+            trouble: None,
+        };
+        self.files.insert(key, file);
+        self.by_id.insert(stat.id, key);
+        self.by_path.insert(path.clone(), key);
+        self.by_generation.insert(generation, key);
+        self.put_into_dir(key, &path);
+        let seen = self.clock.wall();
+        let saved_path = self.registry.ledger().files.get(&generation).map(|entry| &entry.path);
+        if is_new {
+            if let Some(entry) = self.entry_of(key, offset, marker) {
+                self.registry.record(Record::File(entry))?;
+            }
+        } else if saved_path != Some(&path) {
+            self.registry.record(Record::Path { generation, path, seen })?;
+        }
+        self.end_generations()?;
+        self.tell(key, Event::Observed { size: stat.size, links: stat.links })
+    }
+}
+
+/// Where the journal says.
+fn as_saved(entry: FileEntry, before: Before) -> Position {
+    Position {
+        generation: entry.generation,
+        ordinal: entry.ordinal,
+        origin: entry.origin,
+        offset: entry.offset,
+        before,
+        head: entry.head,
+        reason: Verdict::Same.reason(),
+        is_new: false,
+    }
+}
+
+/// A new generation, from its start.
+fn anew(path: &Path, ordinal: u64, reason: &'static str) -> Position {
+    Position {
+        generation: fresh_generation(),
+        ordinal,
+        origin: path.to_path_buf(),
+        offset: 0,
+        before: Before::default(),
+        head: Head::default(),
+        reason,
+        is_new: true,
+    }
+}
+
+/// Compares a saved position with the file, and reads what stands before it.
+fn verdict(path: &Path, entry: &FileEntry, stat: &Stat) -> io::Result<(Verdict, Before)> {
+    let saved = entry.saved();
+    if saved.offset == 0 && saved.head.len == 0 {
+        return Ok((Verdict::Same, Before::default()));
+    }
+    let (file, opened) = open(path)?;
+    let mut last_read = Vec::new();
+    let stat = if opened.id == stat.id { &opened } else { stat };
+    let verdict = judge(&saved, stat, |at, len| {
+        let mut bytes = vec![0; len];
+        let read = read_full(&file, at, &mut bytes)?;
+        bytes.truncate(read);
+        last_read.clone_from(&bytes);
+        Ok(bytes)
+    })?;
+    let has_marker = saved.marker.len > 0;
+    Ok((verdict, if has_marker { Before::of(&last_read) } else { Before::default() }))
+}
+
+/// With `start: end`: at the start of the last line.
+fn start_at_end(position: &mut Position, path: &Path, stat: &Stat) {
+    let Ok((file, _)) = open(path) else { return };
+    let from = stat.size.saturating_sub(LINE_START_BYTES);
+    let mut tail = vec![0; usize::try_from(stat.size - from).unwrap_or_default()];
+    let mut head = vec![0; HEAD_BYTES];
+    let (Ok(read), Ok(head_read)) =
+        (read_full(&file, from, &mut tail), read_full(&file, 0, &mut head))
+    else {
+        return;
+    };
+    tail.truncate(read);
+    // Without any line end in reach, the middle of a line is the best there is.
+    let end = memchr::memrchr(b'\n', &tail).map_or(tail.len(), |at| at + 1);
+    position.offset = from + end as u64;
+    position.before = Before::of(&tail[..end]);
+    let head_len = head_read.min(usize::try_from(position.offset).unwrap_or(usize::MAX));
+    position.head = Head::of(&head[..head_len]);
+    position.reason = "it is new, and its input starts at the end";
+}
