@@ -409,3 +409,30 @@ fn the_last_leave_empties_the_group_durably() {
     assert_eq!(bench.durable(), vec![OffsetsRecord::Group(text("g"), None)]);
     assert_eq!(bench.shard.group_count(), 0);
 }
+
+/// A static member with a rebalance timeout of nothing is absent: the group waits for its session, second by second.
+#[test]
+fn a_rebalance_timeout_of_zero_does_not_spin() {
+    let mut bench = Bench::new();
+    let instance = text("i");
+    let mut request = join("g", &none(), Some(&instance), &["a"]);
+    if let Request::Join { request, .. } = &mut request {
+        request.rebalance_timeout_ms = 0;
+    }
+    let call = bench.send(request);
+    bench.advance(1_000);
+    let id = bench.joined(call).member_id;
+    bench.send(sync("g", &id, Some(&instance), 1, &[]));
+    bench.durable();
+    let newcomer = bench.send_on(7, 3, join("g", &none(), None, &["a"]));
+    bench.event(Event::ConnectionClosed(7));
+    assert!(!bench.is_waiting(newcomer));
+    for _ in 0..10 {
+        bench.advance(1_000);
+        assert!(bench.shard.deadline().is_some_and(|deadline| deadline > bench.now));
+    }
+    assert_eq!(
+        bench.notices.last(),
+        Some(&Notice::BecameEmpty { group: text("g"), generation: 2 })
+    );
+}

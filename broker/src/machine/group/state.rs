@@ -18,6 +18,8 @@ use super::requests::{Call, Caller};
 use crate::machine::offsets::schema::{GroupValue, MemberValue};
 use crate::machine::offsets::{GroupOffsets, RetentionBase};
 
+const REBALANCE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     Empty,
@@ -268,9 +270,10 @@ impl Group {
         best.map(|(name, _)| name.clone())
     }
 
-    /// The longest that any member wants to be waited for.
+    /// The longest that any member wants to be waited for; never so short that waiting again and again takes no time.
     pub(super) fn rebalance_timeout(&self) -> Duration {
-        self.members.values().map(|member| member.rebalance_timeout).max().unwrap_or_default()
+        let longest = self.members.values().map(|member| member.rebalance_timeout).max();
+        longest.unwrap_or_default().max(REBALANCE_TIMEOUT_MIN)
     }
 
     pub(super) fn metadata_bytes(&self) -> usize {

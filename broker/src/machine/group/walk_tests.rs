@@ -296,8 +296,11 @@ impl Walk {
     fn send_as(&mut self, n: usize, listener: usize, mut request: Request) {
         self.next_call += 1;
         let call = Call(self.next_call);
-        if let Request::Join { unique, .. } = &mut request {
+        if let Request::Join { unique, request } = &mut request {
             *unique = StrBytes::from_string(call.0.to_string());
+            if self.random.one_in(10) {
+                request.rebalance_timeout_ms = 0;
+            }
         }
         self.open.insert(call, listener);
         let caller = self.caller(n);
