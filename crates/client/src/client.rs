@@ -176,6 +176,28 @@ impl Client {
         }
     }
 
+    /// The topic's partitions, whoever leads them now: as known, else as asked for; if asking
+    /// fails, as known from longer ago.
+    pub(crate) async fn partitions_of(
+        &self,
+        name: &str,
+        create: bool,
+    ) -> Result<Arc<TopicInfo>, ClientError> {
+        let max_age = self.inner.config.metadata_max_age;
+        if let Some(topic) = self.inner.metadata.known_topic(name, max_age)
+            && !topic.partitions.is_empty()
+        {
+            return Ok(topic);
+        }
+        let asked = if create { self.topic_or_create(name).await } else { self.topic(name).await };
+        asked.or_else(|error| match self.known().topic(name) {
+            Some(topic) if error.is_retriable() && !topic.partitions.is_empty() => {
+                Ok(Arc::clone(topic))
+            }
+            _ => Err(error),
+        })
+    }
+
     /// What is known about the topic is wrong: ask before it is used again.
     pub fn invalidate(&self, topic: &str) {
         self.inner.metadata.mark_stale(topic);

@@ -147,6 +147,14 @@ impl MetadataCache {
         })
     }
 
+    /// The topic, if it is known and not older than `max_age`; its leaders may have changed.
+    pub(crate) fn known_topic(&self, name: &str, max_age: Duration) -> Option<Arc<TopicInfo>> {
+        self.with(|state| {
+            let young = state.fetched.get(name).is_some_and(|at| at.elapsed() < max_age);
+            young.then(|| state.snapshot.topic(name).cloned()).flatten()
+        })
+    }
+
     /// When the topic was last asked for.
     pub(crate) fn fetched_at(&self, name: &str) -> Option<Instant> {
         self.with(|state| state.fetched.get(name).copied())

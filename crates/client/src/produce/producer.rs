@@ -136,11 +136,7 @@ impl Producer {
     /// Takes a record, as soon as there is room for it. Records sent one after the other to one
     /// partition stay in order.
     pub async fn send(&self, topic: &str, record: ProducerRecord) -> Result<Delivery, ClientError> {
-        let info = if self.options.create_topics {
-            self.client.topic_or_create(topic).await?
-        } else {
-            self.client.topic(topic).await?
-        };
+        let info = self.client.partitions_of(topic, self.options.create_topics).await?;
         let count = info.partitions.len();
         let size = record.size();
         let index = match (record.partition, &record.key) {

@@ -1,0 +1,287 @@
+//! The client against a small cluster of our own making: what real ones seldom do is planted.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod fake;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fake::Cluster;
+use tailway_client::produce::{PartitionSender, ProducerRecord, SenderEvent, SenderOptions};
+use tailway_client::{
+    Acks, Client, ClientConfig, ClientError, Consumer, ConsumerOptions, ProduceError, Producer,
+    ProducerIdentity, ProducerOptions, StartAt, TopicPartition,
+};
+use tailway_wire::api::ApiKey;
+use tailway_wire::error_code::ErrorCode;
+use tailway_wire::record::{BatchBuilder, Compression, RecordRef};
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn client(cluster: &Cluster) -> Client {
+    Client::new(ClientConfig::new(cluster.bootstrap(), "test").with_request_timeout(SOON))
+}
+
+fn value(text: &str) -> ProducerRecord {
+    let value = Some(Bytes::copy_from_slice(text.as_bytes()));
+    ProducerRecord { value, ..ProducerRecord::default() }
+}
+
+fn batch(values: &[&str]) -> BatchBuilder {
+    let mut builder = BatchBuilder::new(Compression::None);
+    for value in values {
+        builder.append(0, None, Some(value.as_bytes()), &[]).unwrap();
+    }
+    builder
+}
+
+fn texts(records: &[RecordRef]) -> Vec<String> {
+    let text = |record: &RecordRef| {
+        let value = record.value.as_ref().unwrap();
+        format!("{}:{}", record.offset, String::from_utf8_lossy(value))
+    };
+    records.iter().map(text).collect()
+}
+
+/// Everything that a consumer finds until nothing more comes.
+async fn read_all(client: &Client, topic: &str, start: StartAt) -> Vec<String> {
+    let mut consumer = Consumer::new(client.clone(), quick());
+    consumer.assign_topic(topic, start).await.unwrap();
+    let mut found = Vec::new();
+    while consumer.lag() != Some(0) {
+        for consumed in consumer.poll(Duration::from_millis(20)).await.unwrap() {
+            found.extend(texts(&consumed.records));
+        }
+    }
+    found
+}
+
+fn quick() -> ConsumerOptions {
+    ConsumerOptions { wait_max: Duration::from_millis(1), ..ConsumerOptions::default() }
+}
+
+#[tokio::test]
+async fn records_go_in_and_come_out_in_order_through_every_fault() {
+    let cluster = Cluster::start(2).await;
+    cluster.add_topic("logs", 1);
+    let client = client(&cluster);
+    let options = ProducerOptions { linger: Duration::ZERO, ..ProducerOptions::default() };
+    let producer = Producer::new(client.clone(), options);
+    let faults = [
+        Some(ErrorCode::NOT_ENOUGH_REPLICAS),
+        None,
+        Some(ErrorCode::KAFKA_STORAGE_ERROR),
+        None,
+        None,
+        Some(ErrorCode::REQUEST_TIMED_OUT),
+    ];
+    let mut expected = Vec::new();
+    for n in 0..40 {
+        if n == 10 {
+            cluster.with(|state| state.produce_faults.extend(faults));
+        }
+        if n == 20 {
+            cluster.with(|state| state.leader = 1);
+        }
+        let delivery = producer.send("logs", value(&n.to_string())).await.unwrap();
+        if n % 5 == 0 {
+            assert_eq!(delivery.wait().await.unwrap().offset, n);
+        }
+        expected.push(format!("{n}:{n}"));
+    }
+    producer.flush().await;
+    assert!(cluster.with(|state| state.produce_faults.is_empty()), "every fault was met");
+    assert_eq!(read_all(&client, "logs", StartAt::Earliest).await, expected);
+}
+
+#[tokio::test]
+async fn one_refused_batch_fails_alone() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", 1);
+    let client = client(&cluster);
+    let options = ProducerOptions { linger: Duration::ZERO, ..ProducerOptions::default() };
+    let producer = Producer::new(client.clone(), options);
+    let first = producer.send("logs", value("first")).await.unwrap();
+    first.wait().await.unwrap();
+    cluster.with(|state| state.produce_faults.push_back(Some(ErrorCode::MESSAGE_TOO_LARGE)));
+    let large = producer.send("logs", value("large")).await.unwrap();
+    let last = producer.send("logs", value("last")).await.unwrap();
+    let error = large.wait().await.unwrap_err();
+    assert!(!error.in_doubt);
+    assert!(error.to_string().contains("MESSAGE_TOO_LARGE (10)"), "{error}");
+    assert!(error.to_string().contains("try: smaller records or batches"), "{error}");
+    // Both may have shared the refused batch; what counts is that the producer goes on.
+    drop(last.wait().await);
+    producer.send("logs", value("after")).await.unwrap().wait().await.unwrap();
+    let found = read_all(&client, "logs", StartAt::Earliest).await;
+    assert!(found.first().unwrap().ends_with(":first"), "{found:?}");
+    assert!(found.last().unwrap().ends_with(":after"), "{found:?}");
+    assert!(!found.iter().any(|text| text.ends_with(":large")), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_owner_of_a_sender_sequences_journals_and_hears_acks() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", 1);
+    let client = client(&cluster);
+    let identity = client.init_producer_id().await.unwrap();
+    let partition = TopicPartition::new("logs", 0);
+    let (mut sender, mut events) =
+        PartitionSender::start(client, partition, identity, SenderOptions::default());
+    cluster.with(|state| state.produce_faults.extend([None, None]));
+    for n in 0..20_i32 {
+        // An owner must hear while it pushes: acks make the room.
+        loop {
+            tokio::select! {
+                ready = sender.ready() => break ready.unwrap(),
+                event = events.recv() => assert!(event.is_some()),
+            }
+        }
+        let sequence = sender.next_batch_sequence(2);
+        assert_eq!((sequence.base_sequence, sequence.last_sequence), (2 * n, 2 * n + 1));
+        let mut builder = batch(&["a", "b"]);
+        builder.set_producer(identity.producer_id, identity.producer_epoch, 2 * n);
+        sender.push(builder.finish().unwrap(), 2).await.unwrap();
+    }
+    cluster.with(|state| {
+        state.produce_faults.push_back(Some(ErrorCode::INVALID_PRODUCER_EPOCH));
+    });
+    while sender.ready().await.is_ok() {
+        let mut builder = batch(&["x"]);
+        let sequence = sender.next_batch_sequence(1).base_sequence;
+        builder.set_producer(identity.producer_id, identity.producer_epoch, sequence);
+        if sender.push(builder.finish().unwrap(), 1).await.is_err() {
+            break;
+        }
+    }
+    let mut last = None;
+    while let Some(event) = events.recv().await {
+        last = Some(event);
+    }
+    let Some(SenderEvent::Stopped { reason, open }) = last else { panic!("{last:?}") };
+    assert!(format!("{reason:?}").contains("INVALID_PRODUCER_EPOCH"), "{reason:?}");
+    assert!(!open.is_empty());
+    let stored = cluster.with(|state| state.topics["logs"][0].end());
+    assert_eq!(stored % 2, 0, "the pairs, and none of the batches after the refusal: {stored}");
+}
+
+#[tokio::test]
+async fn a_consumer_skips_what_is_not_for_it_and_loses_nothing() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", 1);
+    cluster.with(|state| {
+        let log = &mut state.topics.get_mut("logs").unwrap()[0];
+        log.start = 5;
+        let mut put = |base: i64, mut builder: BatchBuilder| {
+            builder.set_base_offset(base);
+            log.put(builder.finish().unwrap());
+        };
+        put(5, batch(&["a", "b", "c"]));
+        // Compaction took what followed in this batch's range (8 to 11) but for one.
+        let mut compacted = batch(&["d"]);
+        compacted.skip_to(4);
+        put(8, compacted);
+        let mut control = batch(&["commit"]);
+        control.set_control(true);
+        put(12, control);
+        put(13, batch(&["e"]));
+        // All that is left of the end is a range of offsets.
+        let mut hollow = batch(&["f"]);
+        hollow.skip_to(3);
+        put(14, hollow);
+    });
+    let client = client(&cluster);
+    let all = ["5:a", "6:b", "7:c", "8:d", "13:e", "14:f"];
+    assert_eq!(read_all(&client, "logs", StartAt::Earliest).await, all);
+    // In the middle of a batch, in a hole, before the start (retention), and beyond the end.
+    assert_eq!(read_all(&client, "logs", StartAt::Offset(6)).await, all[1..]);
+    assert_eq!(read_all(&client, "logs", StartAt::Offset(10)).await, all[4..]);
+    assert_eq!(read_all(&client, "logs", StartAt::Offset(0)).await, all);
+    assert_eq!(read_all(&client, "logs", StartAt::Offset(99)).await, all);
+    assert_eq!(read_all(&client, "logs", StartAt::Timestamp(1)).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_consumer_may_refuse_to_jump_and_says_what_is_damaged() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", 1);
+    cluster.with(|state| {
+        let log = &mut state.topics.get_mut("logs").unwrap()[0];
+        let mut bytes = batch(&["a"]).finish().unwrap().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        log.put(bytes.into());
+    });
+    let client = client(&cluster);
+    let partition = TopicPartition::new("logs", 0);
+    let options = ConsumerOptions { out_of_range: None, ..quick() };
+    let mut consumer = Consumer::new(client, options);
+    consumer.seek(partition.clone(), 7);
+    let error = consumer.poll(SOON).await.unwrap_err().to_string();
+    assert!(error.contains("logs-0 at offset 7: OFFSET_OUT_OF_RANGE (1)"), "{error}");
+    consumer.seek(partition, 0);
+    let error = consumer.poll(SOON).await.unwrap_err();
+    assert!(matches!(error, ClientError::BadRecords { offset: 0, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn versions_are_negotiated_down_and_refused_by_name() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", 1);
+    cluster.with(|state| {
+        state.versions = Some(vec![
+            (ApiKey::ApiVersions, 0, 2),
+            (ApiKey::Metadata, 0, 1),
+            (ApiKey::Produce, 0, 2),
+            (ApiKey::InitProducerId, 0, 0),
+        ]);
+    });
+    let client = client(&cluster);
+    client.topic("logs").await.unwrap();
+    let identity = client.init_producer_id().await.unwrap();
+    assert!(identity != ProducerIdentity::NONE);
+    let bytes = batch(&["a"]).finish().unwrap();
+    let partition = TopicPartition::new("logs", 0);
+    let error = client.produce(&partition, bytes, Acks::Leader, SOON).await.unwrap_err();
+    assert!(matches!(error, ProduceError::NotSent { .. }));
+    let error = error.to_string();
+    assert!(error.contains("serves Produce 0-2, this client needs 3-"), "{error}");
+    assert!(error.contains("the broker is too old"), "{error}");
+    let sent = cluster.with(|state| state.requests.clone());
+    let start: Vec<_> = sent.iter().take(3).map(|(_, api, version)| (*api, *version)).collect();
+    let expected = [(ApiKey::ApiVersions, 3), (ApiKey::ApiVersions, 0), (ApiKey::Metadata, 1)];
+    assert_eq!(start, expected);
+}
+
+#[tokio::test]
+async fn errors_name_the_broker_the_cause_and_the_next_command() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", 2);
+    let client = client(&cluster);
+    let error = client.topic("nothing").await.unwrap_err().to_string();
+    assert!(error.starts_with("topic `nothing` does not exist on broker "), "{error}");
+    assert!(error.contains("try: tailway topic create nothing"), "{error}");
+
+    let partition = TopicPartition::new("logs", 7);
+    let error = client.route(&partition).await.unwrap_err().to_string();
+    assert_eq!(error, "topic `logs` has no partition 7 (it has 2)");
+
+    // The cluster advertises an address that does not work from here.
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = closed.local_addr().unwrap().port();
+    drop(closed);
+    cluster.with(|state| {
+        state.brokers.insert(3, ("127.0.0.1".to_owned(), port));
+        state.leader = 3;
+    });
+    client.invalidate("logs");
+    let partition = TopicPartition::new("logs", 0);
+    let error = client.route(&partition).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("broker 3 advertises itself as 127.0.0.1:{port}")), "{error}");
+    assert!(error.contains("which does not work from here: cannot connect"), "{error}");
+
+    let nowhere = ClientConfig::new(vec![tailway_client::HostPort::new("127.0.0.1", port)], "t");
+    let error = Client::new(nowhere).describe_cluster().await.unwrap_err().to_string();
+    assert!(error.starts_with("no broker could be reached:\n  cannot connect to"), "{error}");
+    assert!(error.contains("connection refused"), "{error}");
+}
