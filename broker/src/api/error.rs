@@ -19,9 +19,9 @@ pub fn partition_error_code(error: &PartitionError) -> ErrorCode {
         PartitionError::OutOfOrderSequence { .. } => ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER,
         PartitionError::InvalidProducerEpoch { .. } => ErrorCode::INVALID_PRODUCER_EPOCH,
         PartitionError::OffsetOutOfRange { .. } => ErrorCode::OFFSET_OUT_OF_RANGE,
-        PartitionError::Storage { .. } | PartitionError::Quarantined { .. } => {
-            ErrorCode::KAFKA_STORAGE_ERROR
-        }
+        PartitionError::Storage { .. }
+        | PartitionError::DiskFull { .. }
+        | PartitionError::Quarantined { .. } => ErrorCode::KAFKA_STORAGE_ERROR,
         PartitionError::Closed => ErrorCode::NOT_LEADER_OR_FOLLOWER,
     }
 }

@@ -22,6 +22,7 @@ pub(super) fn encode(records: &[OffsetsRecord], wall: WallMs) -> Result<Bytes, W
 pub(super) fn error_code(error: &PartitionError) -> ErrorCode {
     match error {
         PartitionError::Storage { .. }
+        | PartitionError::DiskFull { .. }
         | PartitionError::Quarantined { .. }
         | PartitionError::Closed => ErrorCode::NOT_COORDINATOR,
         PartitionError::BatchTooLarge { .. } | PartitionError::BatchLargerThanSegment { .. } => {

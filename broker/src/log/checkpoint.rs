@@ -32,7 +32,11 @@ pub type Offsets = BTreeMap<TopicPartition, i64>;
 pub fn encode_offsets(offsets: &Offsets) -> Vec<u8> {
     let mut text = format!("0\n{}\n", offsets.len());
     for (tp, offset) in offsets {
-        text.push_str(&format!("{} {} {offset}\n", tp.topic, tp.partition));
+        for part in
+            [tp.topic.as_ref(), " ", &tp.partition.to_string(), " ", &offset.to_string(), "\n"]
+        {
+            text.push_str(part);
+        }
     }
     text.into_bytes()
 }
@@ -60,7 +64,9 @@ pub fn decode_offsets(bytes: &[u8]) -> Result<Offsets, String> {
 pub fn encode_epochs(epochs: &[(i32, i64)]) -> Vec<u8> {
     let mut text = format!("0\n{}\n", epochs.len());
     for (epoch, start) in epochs {
-        text.push_str(&format!("{epoch} {start}\n"));
+        for part in [&epoch.to_string(), " ", &start.to_string(), "\n"] {
+            text.push_str(part);
+        }
     }
     text.into_bytes()
 }

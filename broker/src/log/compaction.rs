@@ -24,8 +24,8 @@ use super::segment::{BatchMeta, Contents, Segment};
 use super::view::LogView;
 use super::{files, names};
 
-/// Keys remembered in one pass, in bytes; what does not fit is for the next pass.
-const MAP_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Keys remembered in one pass by default, in bytes; what does not fit is for the next pass.
+pub const MAP_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// What a key costs besides its own bytes.
 const MAP_ENTRY_BYTES: usize = 64;
@@ -45,6 +45,7 @@ pub struct Compaction {
     pub segment_bytes: u64,
     pub index_interval: u64,
     pub delete_retention_ms: i64,
+    pub map_bytes_max: usize,
     /// Last offsets of known producers, ascending: their batches stay.
     pub keep_offsets: Vec<i64>,
     pub now: WallMs,
@@ -122,10 +123,10 @@ impl Compaction {
         let mut map = KeyMap { end: self.first_dirty, ..KeyMap::default() };
         for segment in sealed.iter().filter(|segment| segment.next_offset() > self.first_dirty) {
             let complete = for_each_batch(segment, self.first_dirty, |batch| {
-                if self.is_cancelled() || map.bytes >= MAP_BYTES_MAX {
+                if self.is_cancelled() || map.bytes >= self.map_bytes_max {
                     return Ok(false);
                 }
-                map.add(batch).map_err(|error| self.damaged(segment, batch, &error.to_string()))?;
+                map.add(batch).map_err(|error| damaged(segment, batch, &error.to_string()))?;
                 Ok(true)
             })?;
             if !complete {
@@ -147,8 +148,7 @@ impl Compaction {
                     return Ok(false);
                 }
                 let kept = self.filter(batch, map, batch.header.next_offset() == end);
-                let kept =
-                    kept.map_err(|error| self.damaged(segment, batch, &error.to_string()))?;
+                let kept = kept.map_err(|error| damaged(segment, batch, &error.to_string()))?;
                 if let Some((header, parts)) = kept {
                     output.push(&header, &parts, self.index_interval)?;
                 }
@@ -236,8 +236,7 @@ impl Compaction {
         disk.sync_dir(dir)?;
         // It counts now. Readers get the new segment, which holds its files open while their names change.
         let Output { file, contents, .. } = output;
-        let segment =
-            Arc::new(Segment::new(Arc::clone(&self.disk), dir, base, contents, self.now));
+        let segment = Arc::new(Segment::new(Arc::clone(&self.disk), dir, base, contents, self.now));
         segment.hold_file(file);
         self.view.change_segments(|segments| {
             let at = segments.iter().position(|known| known.base_offset() == base);
@@ -265,11 +264,11 @@ impl Compaction {
         segment.release();
         Ok(())
     }
+}
 
-    fn damaged(&self, segment: &Segment, batch: &Batch, reason: &str) -> StorageError {
-        let reason = format!("the batch at offset {}: {reason}", batch.header.base_offset);
-        corrupt(segment.path(), 0, reason)
-    }
+fn damaged(segment: &Segment, batch: &Batch, reason: &str) -> StorageError {
+    let reason = format!("the batch at offset {}: {reason}", batch.header.base_offset);
+    corrupt(segment.path(), 0, reason)
 }
 
 impl KeyMap {

@@ -28,18 +28,40 @@ impl LeaderEpochs {
     ) -> Result<Self, StorageError> {
         let stored = read_small(disk, &dir.join(checkpoint::LEADER_EPOCHS))?;
         let stored = stored.and_then(|bytes| checkpoint::decode_epochs(&bytes).ok());
-        let walked = if stored.is_some() { segments.len().saturating_sub(1) } else { 0 };
         let mut epochs = Self { entries: stored.unwrap_or_default() };
         epochs.entries.retain(|(_, start)| *start < log_end);
-        for segment in &segments[walked..] {
-            let from = epochs.entries.last().map_or(0, |last| last.1);
-            segment.visit_headers(from, |_, header| {
-                epochs.assign(header.partition_leader_epoch, header.base_offset);
+        for segment in segments.iter().rev() {
+            // Epochs rise, so if the last batch has a known one, all before it have.
+            let mut newest = -1;
+            segment.visit_headers(segment.next_offset() - 1, |_, header| {
+                newest = newest.max(header.partition_leader_epoch);
                 true
             })?;
+            if epochs.entries.iter().any(|(epoch, _)| *epoch == newest) {
+                break;
+            }
+            let mut found = Self::default();
+            segment.visit_headers(segment.base_offset(), |_, header| {
+                found.assign(header.partition_leader_epoch, header.base_offset);
+                true
+            })?;
+            epochs.merge(found);
         }
         epochs.truncate_start(log_start);
         Ok(epochs)
+    }
+
+    /// Adds epochs found in a segment, which is behind or before what is known.
+    fn merge(&mut self, found: Self) {
+        for (epoch, start) in found.entries {
+            let at = self.entries.partition_point(|(known, _)| *known < epoch);
+            match self.entries.get_mut(at) {
+                Some((known, known_start)) if *known == epoch => {
+                    *known_start = start.min(*known_start);
+                }
+                _ => self.entries.insert(at, (epoch, start)),
+            }
+        }
     }
 
     /// Notes the epoch of a batch at `offset`. True if it is a new one.
@@ -130,11 +152,21 @@ mod tests {
     #[test]
     fn only_newer_epochs_are_assigned() {
         let mut epochs = epochs();
-        for (epoch, offset, new) in [(7, 260, false), (-1, 260, false), (3, 260, false), (8, 260, true)] {
+        for (epoch, offset, new) in
+            [(7, 260, false), (-1, 260, false), (3, 260, false), (8, 260, true)]
+        {
             assert_eq!(epochs.assign(epoch, offset), new, "{epoch}");
         }
         assert_eq!(epochs.latest(), Some(8));
         assert_eq!(epochs.encode(), b"0\n5\n1 0\n3 100\n4 100\n7 250\n8 260\n");
+    }
+
+    #[test]
+    fn what_segments_have_is_merged() {
+        let mut epochs = LeaderEpochs { entries: vec![(3, 100), (7, 250)] };
+        epochs.merge(LeaderEpochs { entries: vec![(7, 300), (9, 320)] });
+        epochs.merge(LeaderEpochs { entries: vec![(1, 0), (3, 90)] });
+        assert_eq!(epochs.entries, [(1, 0), (3, 90), (7, 250), (9, 320)]);
     }
 
     #[test]

@@ -13,14 +13,14 @@ use super::scan::{Due, Scanner, Step};
 use crate::log::recovery::corrupt;
 
 /// Finishes or undoes what was interrupted; returns the base offsets of the segments, ascending.
-pub fn tidy(disk: &dyn Disk, dir: &Path, log_start: i64) -> Result<Vec<i64>, StorageError> {
+pub(super) fn tidy(disk: &dyn Disk, dir: &Path, log_start: i64) -> Result<Vec<i64>, StorageError> {
     let mut bases = BTreeSet::new();
     let mut swaps = Vec::new();
     let mut leftovers = Vec::new();
     let mut indexes = Vec::new();
     for entry in disk.list(dir)? {
         let Some((offset, suffix)) = names::parse(&entry.name) else {
-            if entry.name.ends_with(".tmp") {
+            if Path::new(&entry.name).extension().is_some_and(|suffix| suffix == "tmp") {
                 leftovers.push(dir.join(&entry.name));
             }
             continue;
@@ -92,7 +92,11 @@ fn finish_swap(
 }
 
 /// Removes segments that only hold un-synced leftovers of a crash; returns how many bytes that were.
-pub fn drop_segments(disk: &dyn Disk, dir: &Path, bases: &[i64]) -> Result<u64, StorageError> {
+pub(super) fn drop_segments(
+    disk: &dyn Disk,
+    dir: &Path,
+    bases: &[i64],
+) -> Result<u64, StorageError> {
     let mut bytes = 0;
     // The newest first: an interrupted removal never leaves a hole that was not there.
     for base in bases.iter().rev() {
@@ -104,7 +108,7 @@ pub fn drop_segments(disk: &dyn Disk, dir: &Path, bases: &[i64]) -> Result<u64, 
 }
 
 /// Removes the three files of a segment.
-pub fn remove_segment(disk: &dyn Disk, dir: &Path, base: i64) -> Result<(), StorageError> {
+pub(super) fn remove_segment(disk: &dyn Disk, dir: &Path, base: i64) -> Result<(), StorageError> {
     for suffix in [names::LOG, "index", "timeindex"] {
         remove_if_there(disk, &names::file(dir, base, suffix))?;
     }
@@ -112,7 +116,7 @@ pub fn remove_segment(disk: &dyn Disk, dir: &Path, base: i64) -> Result<(), Stor
 }
 
 /// Removes a file; one that is not there is as good as removed.
-pub fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
+pub(super) fn remove_if_there(disk: &dyn Disk, path: &Path) -> Result<(), StorageError> {
     match disk.remove_file(path) {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),

@@ -76,7 +76,8 @@ impl Entry for TimeEntry {
     }
 
     fn decode(bytes: &[u8]) -> Self {
-        let timestamp = i64::from(u32_at(bytes, 0).cast_signed()) << 32 | i64::from(u32_at(bytes, 4));
+        let timestamp =
+            i64::from(u32_at(bytes, 0).cast_signed()) << 32 | i64::from(u32_at(bytes, 4));
         Self { timestamp, relative_offset: u32_at(bytes, 8) }
     }
 }
@@ -163,17 +164,16 @@ impl<E: Entry> Index<E> {
         if self.pending.is_empty() && self.file.is_some() {
             return Ok(());
         }
-        let file = match &self.file {
-            Some(file) => Arc::clone(file),
-            None => {
-                let file = disk.open(&self.path, OpenMode::Create)?;
-                let len = u64::from(self.on_disk) * E::BYTES as u64;
-                if file.len()? != len {
-                    file.set_len(len)?;
-                }
-                self.file = Some(Arc::clone(&file));
-                file
+        let file = if let Some(file) = &self.file {
+            Arc::clone(file)
+        } else {
+            let file = disk.open(&self.path, OpenMode::Create)?;
+            let len = u64::from(self.on_disk) * E::BYTES as u64;
+            if file.len()? != len {
+                file.set_len(len)?;
             }
+            self.file = Some(Arc::clone(&file));
+            file
         };
         let mut bytes = Vec::with_capacity(self.pending.len() * E::BYTES);
         for entry in &self.pending {
@@ -290,7 +290,9 @@ mod tests {
             }
         }
         let check = |index: &Index<OffsetEntry>| {
-            for key in [0, 9, 10, 11, 5_000, 6_999, 7_000, 7_001, 15_004, 15_011, 19_999, 20_000, u32::MAX] {
+            for key in
+                [0, 9, 10, 11, 5_000, 6_999, 7_000, 7_001, 15_004, 15_011, 19_999, 20_000, u32::MAX]
+            {
                 let expected = (key / 10).min(2_000);
                 let found = index.prepare(key).finish(&disk, key).unwrap();
                 let expected = (expected > 0).then_some(OffsetEntry {

@@ -22,7 +22,7 @@ mod snapshot;
 mod view;
 mod writer;
 
-pub use compaction::Compaction;
+pub use compaction::{Compaction, MAP_BYTES_MAX};
 pub use config::LogConfig;
 pub use epochs::read_small;
 pub use names::parse_dir;

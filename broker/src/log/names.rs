@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// One kind of file that belongs to a base offset.
-pub const LOG: &str = "log";
-pub const SNAPSHOT: &str = "snapshot";
+pub(super) const LOG: &str = "log";
+pub(super) const SNAPSHOT: &str = "snapshot";
 
 /// `<20 digits>.<suffix>`.
-pub fn file(dir: &Path, offset: i64, suffix: &str) -> PathBuf {
+pub(super) fn file(dir: &Path, offset: i64, suffix: &str) -> PathBuf {
     dir.join(format!("{offset:020}.{suffix}"))
 }
 
 /// The offset and the suffix (which may have several parts, like `log.swap`) of such a name.
-pub fn parse(name: &str) -> Option<(i64, &str)> {
+pub(super) fn parse(name: &str) -> Option<(i64, &str)> {
     let (digits, suffix) = name.split_once('.')?;
     if digits.len() != 20 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -40,7 +40,8 @@ mod tests {
         assert_eq!(parse("00000000000000001234.log"), Some((1_234, "log")));
         assert_eq!(parse("09223372036854775807.snapshot"), Some((i64::MAX, "snapshot")));
         assert_eq!(parse("00000000000000001234.log.swap"), Some((1_234, "log.swap")));
-        for foreign in ["99999999999999999999.log", "1234.log", "leader-epoch-checkpoint", "x.log"] {
+        for foreign in ["99999999999999999999.log", "1234.log", "leader-epoch-checkpoint", "x.log"]
+        {
             assert_eq!(parse(foreign), None, "{foreign}");
         }
     }
@@ -49,7 +50,9 @@ mod tests {
     fn directories_are_kafkas() {
         assert_eq!(parse_dir("logs-0"), Some(("logs", 0)));
         assert_eq!(parse_dir("a-b-12"), Some(("a-b", 12)));
-        for foreign in ["logs", "logs-", "-1", "logs-01", "logs-x", "logs-0.abc-delete", "logs-4294967296"] {
+        for foreign in
+            ["logs", "logs-", "-1", "logs-01", "logs-x", "logs-0.abc-delete", "logs-4294967296"]
+        {
             assert_eq!(parse_dir(foreign), None, "{foreign}");
         }
     }

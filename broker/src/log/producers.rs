@@ -35,7 +35,7 @@ pub fn snapshots(disk: &dyn Disk, dir: &Path) -> Result<Vec<i64>, StorageError> 
 }
 
 /// Bad snapshots, and those above the log end, are removed: they speak of batches that are gone.
-pub fn rebuild(
+pub(super) fn rebuild(
     disk: &dyn Disk,
     dir: &Path,
     segments: &[Arc<Segment>],

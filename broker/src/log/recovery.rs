@@ -74,7 +74,8 @@ pub fn recover(told: &Told<'_>) -> Result<Found, StorageError> {
         }
     }
     if let Some(first_dropped) = torn_at {
-        report.trimmed_bytes += files::drop_segments(told.disk.as_ref(), told.dir, &bases[first_dropped..])?;
+        report.trimmed_bytes +=
+            files::drop_segments(told.disk.as_ref(), told.dir, &bases[first_dropped..])?;
     }
     if segments.is_empty() {
         segments.push(Arc::new(create_first(told)?));
@@ -124,7 +125,8 @@ fn is_gap_fine(
     let Some(next_base) = next_base else { return Ok(true) };
     let path = names::file(told.dir, base, names::LOG);
     if next_base < next_offset {
-        let reason = format!("it reaches offset {next_offset}, the next segment begins at {next_base}");
+        let reason =
+            format!("it reaches offset {next_offset}, the next segment begins at {next_base}");
         return Err(corrupt(&path, 0, reason));
     }
     let above_durable = !told.clean && next_offset >= told.recovery_point;
@@ -204,7 +206,7 @@ fn quick(
             position
         }
     };
-    let mut contents = Contents { offsets, times, size, ..empty };
+    let mut contents = Contents { size, offsets, times, ..empty };
     contents.bytes_since_entry = size - entry_at.min(size);
     let until = next_base.unwrap_or(i64::MAX);
     let mut scanner = Scanner::new(file.as_ref(), entry_at, size, Due::rising(base, until));
@@ -245,9 +247,8 @@ fn walk(
     let mut contents = Contents::empty(told.dir, base);
     let len = file.len()?;
     let until = next_base.unwrap_or(i64::MAX);
-    let due = |from| match told.compacted {
-        true => Due::rising(from, until),
-        false => Due::following(from, until),
+    let due = |from| {
+        if told.compacted { Due::rising(from, until) } else { Due::following(from, until) }
     };
     let mut scanner = Scanner::new(file.as_ref(), 0, len, due(base));
     loop {

@@ -14,7 +14,7 @@ const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
 
 /// A record as far as compaction is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RecordView<'a> {
+pub(super) struct RecordView<'a> {
     pub offset: i64,
     pub key: Option<&'a [u8]>,
     /// It has no value: the key is deleted.
@@ -23,7 +23,7 @@ pub struct RecordView<'a> {
 
 /// What is left of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refiltered {
+pub(super) enum Refiltered {
     Unchanged,
     Changed(BatchHeader, Bytes),
     /// No record is left.
@@ -31,7 +31,7 @@ pub enum Refiltered {
 }
 
 /// Calls `visit` with each record.
-pub fn visit(batch: &Batch, mut visit: impl FnMut(RecordView<'_>)) -> Result<(), WireError> {
+pub(super) fn visit(batch: &Batch, mut visit: impl FnMut(RecordView<'_>)) -> Result<(), WireError> {
     let body = body(batch)?;
     for record in Records::new(&batch.header, &body) {
         visit(record?.view);
@@ -40,7 +40,7 @@ pub fn visit(batch: &Batch, mut visit: impl FnMut(RecordView<'_>)) -> Result<(),
 }
 
 /// The batch with only the records that `keep` wants.
-pub fn refilter(
+pub(super) fn refilter(
     batch: &Batch,
     mut keep: impl FnMut(RecordView<'_>) -> bool,
 ) -> Result<Refiltered, WireError> {
@@ -72,7 +72,7 @@ pub fn refilter(
 }
 
 /// The batch without records: keeps the place of its offsets and sequences.
-pub fn emptied(batch: &Batch) -> (BatchHeader, Bytes) {
+pub(super) fn emptied(batch: &Batch) -> (BatchHeader, Bytes) {
     let mut header = batch.header.clone();
     let kind = header.attributes.timestamp_type();
     header.attributes = Attributes::new(Compression::None).with_timestamp_type(kind);
@@ -144,7 +144,10 @@ impl<'a> Iterator for Records<'a> {
         self.left = if record.is_some() { self.left - 1 } else { 0 };
         self.index += 1;
         let index = self.index - 1;
-        Some(record.ok_or(WireError::InvalidRecord { index, cause: "its fields do not fit its length".into() }))
+        Some(record.ok_or(WireError::InvalidRecord {
+            index,
+            cause: "its fields do not fit its length".into(),
+        }))
     }
 }
 
@@ -165,4 +168,94 @@ fn varint(bytes: &mut &[u8]) -> Option<i64> {
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use tailway_wire::record::BatchBuilder;
+
+    use super::*;
+
+    fn batch(codec: Compression) -> Batch {
+        let mut builder = BatchBuilder::new(codec);
+        builder.set_base_offset(100);
+        builder.set_producer(5, 1, 40);
+        for (time, key, value) in
+            [(10, "a", Some("1")), (30, "b", None), (20, "a", Some("2")), (5, "c", Some("3"))]
+        {
+            let value = value.map(str::as_bytes);
+            builder.append(time, Some(key.as_bytes()), value, &[("h", Some(b"x"))]).unwrap();
+        }
+        Batch::parse(&builder.finish().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn records_are_seen_as_they_are() {
+        for codec in Compression::ALL {
+            let mut seen = Vec::new();
+            visit(&batch(codec), |record| {
+                let key = record.key.map(<[u8]>::to_vec);
+                seen.push((record.offset, key, record.is_tombstone));
+            })
+            .unwrap();
+            let key = |text: &str| Some(text.as_bytes().to_vec());
+            let expected = [
+                (100, key("a"), false),
+                (101, key("b"), true),
+                (102, key("a"), false),
+                (103, key("c"), false),
+            ];
+            assert_eq!(seen, expected, "{codec}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_as_it_was() {
+        for codec in Compression::ALL {
+            let before = batch(codec);
+            let kept = refilter(&before, |record| record.offset >= 102).unwrap();
+            let Refiltered::Changed(header, body) = kept else { panic!("{codec}: {kept:?}") };
+            let bytes = Bytes::from([&header.encode()[..], &body].concat());
+            let after = Batch::parse(&bytes).unwrap();
+            after.validate().unwrap();
+            let expected = BatchHeader {
+                batch_length: header.batch_length,
+                crc: header.crc,
+                records_count: 2,
+                max_timestamp: 20,
+                ..before.header.clone()
+            };
+            assert_eq!(after.header, expected, "{codec}");
+            let all: Vec<_> = before.records(1 << 20).unwrap().map(Result::unwrap).collect();
+            let left: Vec<_> = after.records(1 << 20).unwrap().map(Result::unwrap).collect();
+            assert_eq!(left, all[2..], "{codec}");
+            assert_eq!(refilter(&before, |_| true), Ok(Refiltered::Unchanged));
+            assert_eq!(refilter(&before, |_| false), Ok(Refiltered::Empty));
+        }
+    }
+
+    #[test]
+    fn an_emptied_batch_keeps_its_place() {
+        let before = batch(Compression::Zstd);
+        let (header, body) = emptied(&before);
+        assert!(body.is_empty());
+        let after = Batch::parse(&Bytes::from(header.encode().to_vec())).unwrap();
+        after.validate().unwrap();
+        let places = |batch: &Batch| {
+            let header = &batch.header;
+            (header.base_offset, header.next_offset(), header.producer_id, header.last_sequence())
+        };
+        assert_eq!(places(&after), places(&before));
+        assert_eq!((after.header.records_count, after.bytes.len()), (0, BATCH_OVERHEAD));
+        assert_eq!(refilter(&after, |_| true), Ok(Refiltered::Empty), "a later pass drops it");
+    }
+
+    #[test]
+    fn records_that_do_not_fit_are_an_error() {
+        let good = batch(Compression::None);
+        for len in BATCH_OVERHEAD..good.bytes.len() {
+            let cut = Batch { header: good.header.clone(), bytes: good.bytes.slice(..len) };
+            assert!(visit(&cut, |_| {}).is_err(), "{len}");
+        }
+    }
 }

@@ -20,7 +20,7 @@ const OFFSET_BYTES: u64 = 8;
 
 /// One step of the walk.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
+pub(super) enum Step {
     Batch {
         position: u64,
         header: BatchHeader,
@@ -36,7 +36,7 @@ pub enum Step {
 
 /// Which offsets may come next. Offsets lie outside a batch's CRC, so they are checked against each other.
 #[derive(Debug, Clone, Copy)]
-pub struct Due {
+pub(super) struct Due {
     /// The next batch begins here or above.
     from: i64,
     /// The next batch begins exactly at `from`.
@@ -49,19 +49,19 @@ pub struct Due {
 
 impl Due {
     /// Offsets rise from `from`, with holes.
-    pub fn rising(from: i64, until: i64) -> Self {
+    pub(super) fn rising(from: i64, until: i64) -> Self {
         Self { from, exactly: false, no_holes: false, until }
     }
 
     /// Offsets follow each other; the first is exactly `from`.
-    pub fn following(from: i64, until: i64) -> Self {
+    pub(super) fn following(from: i64, until: i64) -> Self {
         Self { from, exactly: true, no_holes: true, until }
     }
 }
 
 /// The walk.
 #[derive(Debug)]
-pub struct Scanner<'a> {
+pub(super) struct Scanner<'a> {
     file: &'a dyn DiskFile,
     len: u64,
     position: u64,
@@ -72,12 +72,12 @@ pub struct Scanner<'a> {
 
 impl<'a> Scanner<'a> {
     /// Walks from `position` to `len`; what must be there is `due`.
-    pub fn new(file: &'a dyn DiskFile, position: u64, len: u64, due: Due) -> Self {
+    pub(super) fn new(file: &'a dyn DiskFile, position: u64, len: u64, due: Due) -> Self {
         Self { file, len, position, due, window: Vec::new(), window_at: 0 }
     }
 
     /// The next batch, its CRC checked if `verify`.
-    pub fn step(&mut self, verify: bool) -> Result<Step, StorageError> {
+    pub(super) fn step(&mut self, verify: bool) -> Result<Step, StorageError> {
         let position = self.position;
         if position >= self.len {
             return Ok(Step::End);
@@ -107,12 +107,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Up to `len` bytes at `position`, through the window.
-    fn view(
-        &mut self,
-        position: u64,
-        len: usize,
-        window: usize,
-    ) -> Result<&[u8], StorageError> {
+    fn view(&mut self, position: u64, len: usize, window: usize) -> Result<&[u8], StorageError> {
         let len = len.min(index(self.len - position));
         let held = self.window_at..self.window_at + self.window.len() as u64;
         if !(held.contains(&position) && position + len as u64 <= held.end) {
@@ -142,12 +137,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// Whether `head` can be the header of a batch at `position`.
-fn plausible(
-    head: &[u8],
-    position: u64,
-    len: u64,
-    due: Due,
-) -> Result<BatchHeader, String> {
+fn plausible(head: &[u8], position: u64, len: u64, due: Due) -> Result<BatchHeader, String> {
     let header = BatchHeader::parse(head).map_err(|error| error.to_string())?;
     if header.size() as u64 > len - position {
         return Err(format!(
@@ -170,7 +160,7 @@ fn plausible(
 
 /// What a place without a valid batch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Damage {
+pub(super) enum Damage {
     /// An unfinished write: nothing whole follows, or sectors of it were never written.
     Torn,
     /// Whole batches follow and nothing in between is unwritten: these bytes were once right.
@@ -179,7 +169,7 @@ pub enum Damage {
 
 /// Judges the bytes from `bad` to the end. Un-synced writes reach the disk in any order, sector by sector, so a whole
 /// batch may follow a hole; a hole reads as zeros, or is missing at the end. `followed`: a later segment has batches.
-pub fn classify(
+pub(super) fn classify(
     file: &dyn DiskFile,
     bad: u64,
     len: u64,
@@ -227,11 +217,14 @@ fn fills_sector(zeros_from: Option<u64>, bad: u64, end: u64) -> bool {
 
 /// The file ends inside the header, or before the length that the header says.
 fn is_cut(head: &[u8], available: u64) -> bool {
-    BatchHeader::parse(head).map_or(available < BATCH_OVERHEAD as u64, |header| {
-        header.size() as u64 > available
-    })
+    BatchHeader::parse(head)
+        .map_or(available < BATCH_OVERHEAD as u64, |header| header.size() as u64 > available)
 }
 
 fn index(value: u64) -> usize {
     usize::try_from(value).unwrap_or(usize::MAX)
 }
+
+#[cfg(test)]
+#[path = "scan_tests.rs"]
+mod tests;

@@ -7,9 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tailway_metadata::time::WallMs;
 use tailway_storage::{Disk, DiskFile, OpenMode, StorageError};
@@ -162,9 +160,9 @@ fn push_time(times: &mut Index<TimeEntry>, base_offset: i64, max: MaxTimestamp) 
     }
 }
 
-/// Segments are rolled before this overflows.
+/// Segments are rolled before this overflows. Offsets below the segment are as good as its base.
 fn relative(base_offset: i64, offset: i64) -> u32 {
-    u32::try_from(offset.saturating_sub(base_offset)).unwrap_or(u32::MAX)
+    u32::try_from(offset.saturating_sub(base_offset).max(0)).unwrap_or(u32::MAX)
 }
 
 impl Segment {
@@ -414,7 +412,7 @@ impl Segment {
 }
 
 /// Reads the header at `position`, if the file has one there.
-pub fn header_at(
+pub(super) fn header_at(
     file: &dyn DiskFile,
     position: u64,
 ) -> Result<Option<BatchHeader>, StorageError> {

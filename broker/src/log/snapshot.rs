@@ -13,7 +13,7 @@ const HEADER: usize = 10;
 const ENTRY: usize = 46;
 
 /// The state as of `end`: batches from there on are left out.
-pub fn encode(producers: &Producers, end: i64) -> Vec<u8> {
+pub(super) fn encode(producers: &Producers, end: i64) -> Vec<u8> {
     let mut entries: Vec<(i64, i16, RememberedBatch, WallMs)> = Vec::new();
     for (id, entry) in producers.iter() {
         let known = entry.batches.iter().filter(|batch| batch.last_offset < end);
@@ -40,7 +40,7 @@ pub fn encode(producers: &Producers, end: i64) -> Vec<u8> {
 }
 
 /// Reads a snapshot, or says what is wrong with it.
-pub fn decode(bytes: &[u8]) -> Result<Producers, String> {
+pub(super) fn decode(bytes: &[u8]) -> Result<Producers, String> {
     let mut reader = Reader(bytes);
     let version = i16::from_be_bytes(reader.take()?);
     if version != VERSION {

@@ -22,7 +22,7 @@ const READ_BYTES_MIN: u64 = 16 * 1024;
 /// A batch may decompress to this much when a timestamp is looked for in it.
 const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-pub type Segments = Arc<Vec<Arc<Segment>>>;
+pub(crate) type Segments = Arc<Vec<Arc<Segment>>>;
 
 /// Shared by the owner and all readers.
 #[derive(Debug)]
@@ -205,7 +205,8 @@ fn read_segment(
     }
     let file = segment.open_for_reading()?;
     let Some(start) = segment.locate(file.as_ref(), offset)? else { return Ok(Outcome::PastEnd) };
-    let mut window = read_window(file.as_ref(), start, (max_bytes as u64).max(READ_BYTES_MIN), size)?;
+    let mut window =
+        read_window(file.as_ref(), start, (max_bytes as u64).max(READ_BYTES_MIN), size)?;
     let first = header_in(&window, segment, start)?;
     if first.last_offset() >= limit || !(min_one || first.size() <= max_bytes) {
         return Ok(Outcome::Nothing);
@@ -255,13 +256,9 @@ fn read_window(
 }
 
 /// The header at the front of `bytes`, which were read at `position`.
-fn header_in(
-    bytes: &[u8],
-    segment: &Segment,
-    position: u64,
-) -> Result<BatchHeader, StorageError> {
-    let header = BatchHeader::parse(bytes)
-        .map_err(|error| corrupt(segment, position, error.to_string()))?;
+fn header_in(bytes: &[u8], segment: &Segment, position: u64) -> Result<BatchHeader, StorageError> {
+    let header =
+        BatchHeader::parse(bytes).map_err(|error| corrupt(segment, position, error.to_string()))?;
     let outside =
         header.base_offset < segment.base_offset() || header.next_offset() > segment.next_offset();
     if outside || header.last_offset_delta < 0 {

@@ -46,6 +46,8 @@ pub struct Log {
     snapshots: Vec<i64>,
     /// Something was appended since it was opened.
     changed: bool,
+    /// Something was appended since the last check for idleness.
+    busy: bool,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +113,7 @@ impl Log {
             unsynced: Unsynced::default(),
             snapshots,
             changed: false,
+            busy: false,
         }
     }
 
@@ -179,7 +182,7 @@ impl Log {
         let metas: Vec<BatchMeta> =
             batches.iter().map(|batch| BatchMeta::from(&batch.header)).collect();
         self.active.account(&metas, u64::from(self.config.index_interval_bytes), now);
-        (self.unsynced.data, self.changed) = (true, true);
+        (self.unsynced.data, self.changed, self.busy) = (true, true, true);
         if self.active.wants_index_write() {
             self.write_indexes()?;
         }
@@ -256,6 +259,15 @@ impl Log {
         let gone = self.snapshots.drain(..old);
         let gone = gone.map(|offset| names::file(&self.dir, offset, names::SNAPSHOT));
         self.unsynced.removals.extend(gone);
+    }
+
+    /// Lets the file handles go if nothing was appended since the last call. Only between flushes.
+    pub fn release_if_idle(&mut self) {
+        if !std::mem::take(&mut self.busy) && !self.unsynced.data && self.unsynced.sealed.is_empty()
+        {
+            self.file = None;
+            self.active.release();
+        }
     }
 
     /// What has to be synced so that everything appended so far is durable.

@@ -63,11 +63,23 @@ pub enum Event {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
     /// Append batch `index` of `request` at `base_offset`.
-    Append { request: RequestId, index: usize, base_offset: i64, leader_epoch: i32 },
+    Append {
+        request: RequestId,
+        index: usize,
+        base_offset: i64,
+        leader_epoch: i32,
+    },
     /// Make the log durable below `through`.
-    Flush { through: i64 },
-    AdvanceHighWatermark { high_watermark: i64 },
-    CompleteProduce { request: RequestId, outcome: Result<Appended, PartitionError> },
+    Flush {
+        through: i64,
+    },
+    AdvanceHighWatermark {
+        high_watermark: i64,
+    },
+    CompleteProduce {
+        request: RequestId,
+        outcome: Result<Appended, PartitionError>,
+    },
 }
 
 /// What recovery found, to begin with. All of it is durable.
@@ -82,7 +94,7 @@ pub struct Recovered {
 
 /// The machine.
 #[derive(Debug)]
-pub struct Leader {
+pub struct PartitionLeader {
     leader_epoch: i32,
     log_start: i64,
     high_watermark: i64,
@@ -102,7 +114,7 @@ pub struct Leader {
     refusal: Option<PartitionError>,
 }
 
-impl Leader {
+impl PartitionLeader {
     pub fn new(recovered: Recovered) -> Self {
         let Recovered { leader_epoch, log_start, log_end, producers, producer_ttl_ms } = recovered;
         Self {
@@ -343,10 +355,7 @@ impl Leader {
     }
 }
 
-fn judge(
-    producers: &Producers,
-    batch: &BatchFacts,
-) -> Result<Option<(i64, i64)>, PartitionError> {
+fn judge(producers: &Producers, batch: &BatchFacts) -> Result<Option<(i64, i64)>, PartitionError> {
     let Some(producer) = &batch.producer else { return Ok(None) };
     let ProducerBatch { producer_id, producer_epoch, base_sequence: sequence, .. } = *producer;
     match producers.judge(producer) {

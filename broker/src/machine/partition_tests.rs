@@ -4,8 +4,8 @@ use super::*;
 
 const NOW: Mono = Mono::ZERO;
 
-fn leader() -> Leader {
-    Leader::new(Recovered {
+fn leader() -> PartitionLeader {
+    PartitionLeader::new(Recovered {
         leader_epoch: 4,
         log_start: 10,
         log_end: 100,
@@ -14,7 +14,7 @@ fn leader() -> Leader {
     })
 }
 
-fn run(leader: &mut Leader, event: Event) -> Vec<Action> {
+fn run(leader: &mut PartitionLeader, event: Event) -> Vec<Action> {
     let mut out = Vec::new();
     leader.on_event(event, NOW, &mut out);
     leader.check();
@@ -120,10 +120,7 @@ fn a_duplicate_is_answered_when_the_first_is_committed() {
         run(&mut leader, Event::Flushed { durable: 105 }),
         [advance(105), done(1, 100, 104), done(2, 100, 104)]
     );
-    assert_eq!(
-        run(&mut leader, produce(4, Acks::All, &[idempotent(0, 5)])),
-        [done(4, 100, 104)]
-    );
+    assert_eq!(run(&mut leader, produce(4, Acks::All, &[idempotent(0, 5)])), [done(4, 100, 104)]);
     let gap = PartitionError::OutOfOrderSequence {
         producer_id: 7,
         producer_epoch: 0,

@@ -147,13 +147,7 @@ impl Producers {
     }
 
     /// Puts back an entry of a snapshot: one remembered batch. Entries of one producer come oldest first.
-    pub fn restore(
-        &mut self,
-        producer_id: i64,
-        epoch: i16,
-        batch: RememberedBatch,
-        heard: WallMs,
-    ) {
+    pub fn restore(&mut self, producer_id: i64, epoch: i16, batch: RememberedBatch, heard: WallMs) {
         let as_batch = ProducerBatch {
             producer_id,
             producer_epoch: epoch,
@@ -216,8 +210,7 @@ fn add_sequence(sequence: i32, delta: i32) -> i32 {
 
 fn sub_sequence(sequence: i32, delta: i32) -> i32 {
     let difference = i64::from(sequence) - i64::from(delta);
-    let wrapped =
-        if difference < 0 { difference + i64::from(i32::MAX) + 1 } else { difference };
+    let wrapped = if difference < 0 { difference + i64::from(i32::MAX) + 1 } else { difference };
     i32::try_from(wrapped).unwrap_or(0)
 }
 

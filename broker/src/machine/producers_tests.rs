@@ -43,7 +43,11 @@ fn rules_of_a_known_producer() {
         ("a new epoch from 0", batch(4, 0, 10), Verdict::Append),
         ("a new epoch, a known range", batch(4, 90, 10), out_of_order(0)),
         ("a new epoch not from 0", batch(4, 1, 1), out_of_order(0)),
-        ("another producer may start anywhere", ProducerBatch { producer_id: 8, ..batch(0, 500, 1) }, Verdict::Append),
+        (
+            "another producer may start anywhere",
+            ProducerBatch { producer_id: 8, ..batch(0, 500, 1) },
+            Verdict::Append,
+        ),
     ];
     for (what, batch, verdict) in table {
         assert_eq!(producers.judge(&batch), verdict, "{what}");
@@ -71,10 +75,7 @@ fn sequences_wrap_to_zero() {
     let across = batch(0, max - 1, 4);
     assert_eq!(across.last_sequence(), 1);
     producers.remember(&across, 10, NOW);
-    assert_eq!(
-        producers.judge(&across),
-        Verdict::Duplicate { base_offset: 10, last_offset: 13 }
-    );
+    assert_eq!(producers.judge(&across), Verdict::Duplicate { base_offset: 10, last_offset: 13 });
     assert_eq!(producers.judge(&batch(0, 2, 1)), Verdict::Append);
     assert_eq!(producers.judge(&batch(0, 3, 1)), Verdict::OutOfOrder { expected: 2 });
 

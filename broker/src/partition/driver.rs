@@ -14,14 +14,14 @@ use tailway_storage::StorageError;
 use tailway_wire::record::Batch;
 use tokio::sync::{mpsc, oneshot};
 
+use super::checkpoints::Checkpoints;
 use super::flusher::{Flushed, Flusher};
 use super::maintenance::{Maintenance, Outcome};
-use super::checkpoints::Checkpoints;
 use super::shared::Shared;
 use super::validate::facts;
 use super::{Acks, Appended, PartitionError};
 use crate::log::{Log, LogConfig, PlacedBatch};
-use crate::machine::partition::{Action, Event, Leader, RequestId};
+use crate::machine::partition::{Action, Event, PartitionLeader, RequestId};
 
 /// Commands taken from the queue at once.
 const COMMANDS_PER_GROUP: usize = 64;
@@ -59,7 +59,7 @@ pub(super) struct Driver {
     pub(super) shared: Arc<Shared>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) log: Log,
-    pub(super) leader: Leader,
+    pub(super) leader: PartitionLeader,
     pub(super) flusher: Flusher,
     pub(super) clock: Clock,
     pub(super) checkpoints: Arc<Checkpoints>,
@@ -106,7 +106,7 @@ impl Owner {
             tokio::select! {
                 biased;
                 flushed = flushed(&mut self.flush) => self.flushed(flushed).await,
-                outcome = self.maintenance.finished() => self.maintained(outcome),
+                outcome = self.maintenance.finished() => self.maintained(outcome).await,
                 count = self.parts.commands.recv_many(&mut commands, COMMANDS_PER_GROUP),
                     if self.waiting.len() < WAITING_MAX =>
                 {
@@ -274,10 +274,14 @@ impl Owner {
             self.maintenance.also_tell(done);
             return;
         }
+        if self.flush.is_none() {
+            self.parts.log.release_if_idle();
+        }
         let (log_start, high_watermark) =
             (self.parts.leader.log_start(), self.parts.leader.high_watermark());
         let producers = self.parts.leader.producers();
-        let gone = match self.parts.log.apply_retention(log_start, high_watermark, producers, wall) {
+        let gone = match self.parts.log.apply_retention(log_start, high_watermark, producers, wall)
+        {
             Ok(gone) => gone,
             Err(error) => return self.storage_failed(&error).await,
         };
@@ -296,13 +300,18 @@ impl Owner {
         self.maintenance.also_tell(done);
     }
 
-    fn maintained(&mut self, outcome: Outcome) {
+    async fn maintained(&mut self, outcome: Outcome) {
         let tp = &self.parts.shared.topic_partition;
-        if let Err(error) = outcome {
+        if let Err(error) = &outcome {
             // Nothing is lost: what should have gone is still there, and the next check tries again.
             tracing::warn!(topic = %tp.topic, partition = tp.partition, %error, "retention or compaction failed");
         }
         self.parts.checkpoints.mark_dirty();
+        if let Err(error @ StorageError::Corrupt { .. }) = outcome {
+            let cause: Arc<str> = error.to_string().into();
+            self.parts.shared.fail(PartitionError::Quarantined { cause: Arc::clone(&cause) });
+            self.event(Event::Quarantined { cause }).await;
+        }
     }
 
     async fn close(&mut self, how: Closing, done: oneshot::Sender<Result<(), PartitionError>>) {
@@ -327,7 +336,8 @@ impl Owner {
             return Err(failure);
         }
         let log_end = self.parts.leader.log_end();
-        let storage = |error: StorageError| PartitionError::Storage { cause: error.to_string().into() };
+        let storage =
+            |error: StorageError| PartitionError::Storage { cause: error.to_string().into() };
         let job = self.parts.log.close(self.parts.leader.producers()).map_err(storage)?;
         let flushed = self.parts.flusher.flush(job).await.await;
         flushed.map_err(|_| PartitionError::Closed)?.map_err(storage)?;

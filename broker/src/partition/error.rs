@@ -46,6 +46,11 @@ pub enum PartitionError {
     /// KAFKA_STORAGE_ERROR (56): a write or sync failed; the log refuses work until the broker is restarted.
     #[error("the log is fenced after a disk error: {cause}")]
     Storage { cause: Arc<str> },
+    /// KAFKA_STORAGE_ERROR (56): clients' records are refused until there is space again; nothing is broken.
+    #[error(
+        "the disk is nearly full: {free} bytes are free, {reserve} are kept for commits and deletions; free space or lower retention"
+    )]
+    DiskFull { free: u64, reserve: u64 },
     /// KAFKA_STORAGE_ERROR (56): durable bytes turned out corrupt; the partition is not served and nothing is cut.
     #[error("the partition is quarantined: {cause}")]
     Quarantined { cause: Arc<str> },

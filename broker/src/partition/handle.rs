@@ -14,7 +14,8 @@ use super::driver::Command;
 use super::shared::Shared;
 use super::validate::validate;
 use super::{
-    AppendOptions, Appended, ListOffset, ListedOffset, PartitionError, ReadSlice, Watermarks,
+    AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, PartitionError, ReadSlice,
+    Watermarks,
 };
 use crate::log::{FoundByTime, LogConfig, LogView};
 
@@ -70,6 +71,9 @@ impl PartitionHandle {
     ) -> Result<PendingAppend, PartitionError> {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
+        }
+        if options.origin == AppendOrigin::Client {
+            self.shared.space.take(batches.len() as u64, self.shared.clock.mono())?;
         }
         let batches = validate(batches, &self.shared.config(), options.origin)?;
         let (reply, answer) = oneshot::channel();
@@ -137,6 +141,7 @@ impl PartitionHandle {
 
     /// The end offset of `leader_epoch` (OffsetForLeaderEpoch): the largest epoch at most that, and where it ends.
     /// `(-1, -1)` where none is known.
+    #[allow(clippy::unused_async, reason = "a door like the others: it may lead to another broker")]
     pub async fn end_offset_for_epoch(
         &self,
         leader_epoch: i32,

@@ -11,10 +11,10 @@ use tailway_storage::StorageError;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::driver::Driver;
 use super::checkpoints::Checkpoints;
+use super::driver::Driver;
 use super::shared::Shared;
-use crate::log::{Compaction, Segment, delete_segments};
+use crate::log::{Compaction, MAP_BYTES_MAX, Segment, delete_segments};
 
 pub(super) type Outcome = Result<(), StorageError>;
 
@@ -66,6 +66,7 @@ impl Maintenance {
             segment_bytes: u64::from(config.segment_bytes),
             index_interval: u64::from(config.index_interval_bytes),
             delete_retention_ms: config.delete_retention_ms,
+            map_bytes_max: MAP_BYTES_MAX,
             keep_offsets,
             now,
             cancelled: Arc::clone(&self.cancelled),

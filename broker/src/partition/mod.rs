@@ -16,6 +16,7 @@ mod maintenance;
 mod opening;
 mod registry;
 mod shared;
+mod space;
 mod types;
 mod validate;
 
@@ -26,6 +27,8 @@ pub use types::{
     Acks, AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, ReadSlice, Watermarks,
 };
 
+#[cfg(test)]
+mod compaction_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]

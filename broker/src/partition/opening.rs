@@ -14,10 +14,13 @@ use super::driver::{Driver, QUEUE};
 use super::flusher::Flusher;
 use super::registry::PartitionReport;
 use super::shared::Shared;
+use super::space::DiskSpace;
 use super::{PartitionError, Watermarks};
-use crate::log::checkpoint::{PARTITION_METADATA, decode_partition_metadata, encode_partition_metadata};
+use crate::log::checkpoint::{
+    PARTITION_METADATA, decode_partition_metadata, encode_partition_metadata,
+};
 use crate::log::{Found, Log, LogConfig, LogView, Report, Told, read_small, recover, snapshots};
-use crate::machine::partition::{Leader, Recovered};
+use crate::machine::partition::{PartitionLeader, Recovered};
 
 pub(super) struct Opening {
     pub(super) tp: TopicPartition,
@@ -28,10 +31,27 @@ pub(super) struct Opening {
     pub(super) producer_ttl_ms: i64,
     pub(super) checkpoints: Arc<Checkpoints>,
     pub(super) flusher: Flusher,
+    pub(super) space: Arc<DiskSpace>,
+}
+
+/// Why a partition could not be opened.
+pub(super) struct NotOpened {
+    pub(super) error: PartitionError,
+    /// Trying again is right: nothing was found damaged and no sync failed.
+    pub(super) retriable: bool,
+}
+
+impl From<StorageError> for NotOpened {
+    fn from(error: StorageError) -> Self {
+        // After a failed sync the page cache may show what the disk does not have, so reading again proves nothing.
+        let retriable =
+            matches!(&error, StorageError::Io { operation, .. } if !operation.contains("sync"));
+        Self { error: error.into(), retriable }
+    }
 }
 
 /// The owner task to be, and what recovery did.
-pub(super) fn open(opening: Opening) -> (Result<Driver, PartitionError>, PartitionReport) {
+pub(super) fn open(opening: Opening) -> (Result<Driver, NotOpened>, PartitionReport) {
     let mut report = PartitionReport {
         topic_partition: opening.tp.clone(),
         log_start_offset: -1,
@@ -51,8 +71,8 @@ pub(super) fn open(opening: Opening) -> (Result<Driver, PartitionError>, Partiti
         report.checked_bytes = checked_bytes;
         build(opening, found)
     });
-    let result = result.map_err(PartitionError::from);
-    if let Err(error) = &result {
+    let result = result.map_err(NotOpened::from);
+    if let Err(NotOpened { error, .. }) = &result {
         report.quarantined = Some(error.to_string().into());
     }
     say(&report);
@@ -103,7 +123,8 @@ fn find(opening: &Opening, created: bool) -> Result<Found, StorageError> {
 }
 
 fn build(opening: Opening, found: Found) -> Result<Driver, StorageError> {
-    let Opening { tp, topic_id, config, leader_epoch, clock, producer_ttl_ms, checkpoints, flusher } =
+    let producer_ttl_ms = opening.producer_ttl_ms;
+    let Opening { tp, topic_id, config, leader_epoch, clock, checkpoints, flusher, space, .. } =
         opening;
     let Found { segments, log_start, log_end, producers, epochs, .. } = found;
     let disk = Arc::clone(checkpoints.disk());
@@ -117,12 +138,18 @@ fn build(opening: Opening, found: Found) -> Result<Driver, StorageError> {
     let leader_epoch = leader_epoch.max(epochs.latest().unwrap_or(-1));
     let view = Arc::new(LogView::new(segments, epochs, log_end));
     let log = Log::new(disk, &dir, config.clone(), Arc::clone(&view), active, known);
-    let leader =
-        Leader::new(Recovered { leader_epoch, log_start, log_end, producers, producer_ttl_ms });
+    let leader = PartitionLeader::new(Recovered {
+        leader_epoch,
+        log_start,
+        log_end,
+        producers,
+        producer_ttl_ms,
+    });
     let (sender, commands) = mpsc::channel(QUEUE);
     let watermarks = Watermarks { log_start, high_watermark: log_end, log_end };
     let cleaned = checkpoints.stored(&tp).cleaned.min(log_end);
-    let shared = Shared::new(tp, topic_id, view, sender, watermarks, config);
+    let shared =
+        Shared::new(tp, topic_id, view, sender, (space, clock.clone()), watermarks, config);
     shared.leader_epoch.store(leader_epoch, Ordering::Release);
     shared.cleaned.store(cleaned, Ordering::Release);
     Ok(Driver { shared: Arc::new(shared), commands, log, leader, flusher, clock, checkpoints })
@@ -131,7 +158,8 @@ fn build(opening: Opening, found: Found) -> Result<Driver, StorageError> {
 /// One line about what was unusual.
 fn say(report: &PartitionReport) {
     let TopicPartition { topic, partition } = &report.topic_partition;
-    let PartitionReport { trimmed_bytes, rebuilt_indexes, checked_bytes, log_end_offset, .. } = report;
+    let PartitionReport { trimmed_bytes, rebuilt_indexes, checked_bytes, log_end_offset, .. } =
+        report;
     if let Some(error) = &report.quarantined {
         tracing::error!(%topic, partition, %error, "the partition is not served; its files are left as they are");
     } else if *trimmed_bytes > 0 || *rebuilt_indexes > 0 {

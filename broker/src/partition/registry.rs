@@ -19,7 +19,8 @@ use super::checkpoints::Checkpoints;
 use super::directory;
 use super::driver::{Closing, Command};
 use super::flusher::Flusher;
-use super::opening::{Opening, open};
+use super::opening::{NotOpened, Opening, open};
+use super::space::DiskSpace;
 use super::{PartitionError, PartitionHandle};
 use crate::log::{LogConfig, parse_dir};
 
@@ -69,6 +70,7 @@ struct Inner {
     producer_ttl_ms: i64,
     checkpoints: Arc<Checkpoints>,
     flusher: Flusher,
+    space: Arc<DiskSpace>,
     tasks: Tasks,
     owners: Group,
     state: Mutex<State>,
@@ -81,7 +83,7 @@ struct State {
     closed: bool,
 }
 
-type Slot = Arc<OnceCell<Result<PartitionHandle, PartitionError>>>;
+type Slot = Arc<OnceCell<Result<PartitionHandle, NotOpened>>>;
 
 impl Partitions {
     /// Reads the checkpoints and the clean-shutdown marker of the data directory and starts the flusher. Partitions are
@@ -96,6 +98,8 @@ impl Partitions {
         })
         .await?;
         let checkpoints = Arc::new(checkpoints);
+        let data_dir = checkpoints.data_dir().to_path_buf();
+        let space = DiskSpace::new(Arc::clone(checkpoints.disk()), data_dir);
         let tasks = Tasks::new();
         let service = tasks.group("partition service");
         let owners = tasks.group("partitions");
@@ -104,6 +108,7 @@ impl Partitions {
             clock,
             producer_ttl_ms: i64::try_from(ttl).unwrap_or(i64::MAX),
             flusher: Flusher::start(&service),
+            space: Arc::new(space),
             checkpoints: Arc::clone(&checkpoints),
             tasks,
             owners,
@@ -126,8 +131,8 @@ impl Partitions {
     }
 
     /// The handle of `tp`, recovering it from disk or creating it. A directory of the same name with another topic id
-    /// is a deleted namesake's: it is renamed to `<name>.<id>-stray` and never touched again. A partition that cannot be
-    /// served (quarantined) is an error, and stays one.
+    /// is a deleted namesake's: it is renamed to `<name>.<id>-stray` and never touched again. A partition that is damaged, or
+    /// whose sync failed, is an error and stays one; after other errors (no space, no file handles) the next call tries again.
     pub async fn open_or_create(
         &self,
         tp: &TopicPartition,
@@ -144,7 +149,15 @@ impl Partitions {
                     self.open_partition(tp, topic_id, config.clone(), leader_epoch)
                 })
                 .await;
-            let handle = result.clone()?;
+            let handle = match result {
+                Ok(handle) => handle.clone(),
+                Err(NotOpened { error, retriable }) => {
+                    if *retriable {
+                        self.forget_slot(tp, &slot);
+                    }
+                    return Err(error.clone());
+                }
+            };
             if opened_now {
                 return Ok(handle);
             }
@@ -178,8 +191,7 @@ impl Partitions {
     /// Partition directories on disk that nothing opened.
     pub async fn unclaimed(&self) -> Result<Vec<String>, PartitionError> {
         let checkpoints = Arc::clone(&self.inner.checkpoints);
-        let entries =
-            blocking(move || checkpoints.disk().list(checkpoints.data_dir())).await?;
+        let entries = blocking(move || checkpoints.disk().list(checkpoints.data_dir())).await?;
         let state = self.lock();
         let is_unclaimed = |name: &str| {
             parse_dir(name).is_some_and(|(topic, partition)| {
@@ -249,7 +261,7 @@ impl Partitions {
         topic_id: TopicId,
         config: LogConfig,
         leader_epoch: i32,
-    ) -> Result<PartitionHandle, PartitionError> {
+    ) -> Result<PartitionHandle, NotOpened> {
         let inner = &self.inner;
         let opening = Opening {
             tp: tp.clone(),
@@ -260,8 +272,10 @@ impl Partitions {
             producer_ttl_ms: inner.producer_ttl_ms,
             checkpoints: Arc::clone(&inner.checkpoints),
             flusher: inner.flusher.clone(),
+            space: Arc::clone(&inner.space),
         };
-        let (driver, report) = blocking(move || Ok(open(opening))).await?;
+        let closed = |error| NotOpened { error, retriable: true };
+        let (driver, report) = blocking(move || Ok(open(opening))).await.map_err(closed)?;
         self.lock().reports.insert(tp.clone(), report);
         let driver = driver?;
         let handle = PartitionHandle { shared: Arc::clone(&driver.shared) };
@@ -286,6 +300,14 @@ impl Partitions {
         self.inner.checkpoints.forget(tp);
         // A log that failed has nothing more to lose by being closed.
         if how == Closing::Discard { Ok(()) } else { result }
+    }
+
+    /// The next one to ask for `tp` tries again.
+    fn forget_slot(&self, tp: &TopicPartition, slot: &Slot) {
+        let mut state = self.lock();
+        if state.slots.get(tp).is_some_and(|known| Arc::ptr_eq(known, slot)) {
+            state.slots.remove(tp);
+        }
     }
 
     fn slot(&self, tp: &TopicPartition) -> Result<Slot, PartitionError> {

@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use tailway_daemon::clock::Clock;
 use tailway_metadata::ids::{TopicId, TopicPartition};
 use tokio::sync::{mpsc, watch};
 
 use super::driver::Command;
+use super::space::DiskSpace;
 use super::{PartitionError, Watermarks};
 use crate::log::{LogConfig, LogView};
 
@@ -15,6 +17,8 @@ pub(super) struct Shared {
     pub(super) topic_id: TopicId,
     pub(super) view: Arc<LogView>,
     pub(super) commands: mpsc::Sender<Command>,
+    pub(super) space: Arc<DiskSpace>,
+    pub(super) clock: Clock,
     pub(super) watermarks: watch::Sender<Watermarks>,
     config: RwLock<Arc<LogConfig>>,
     pub(super) leader_epoch: AtomicI32,
@@ -30,6 +34,7 @@ impl Shared {
         topic_id: TopicId,
         view: Arc<LogView>,
         commands: mpsc::Sender<Command>,
+        (space, clock): (Arc<DiskSpace>, Clock),
         watermarks: Watermarks,
         config: LogConfig,
     ) -> Self {
@@ -38,6 +43,8 @@ impl Shared {
             topic_id,
             view,
             commands,
+            space,
+            clock,
             watermarks: watch::Sender::new(watermarks),
             config: RwLock::new(Arc::new(config)),
             leader_epoch: AtomicI32::new(-1),

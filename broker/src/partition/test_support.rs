@@ -29,9 +29,7 @@ pub(super) fn batch(rows: &[Row<'_>]) -> Bytes {
 pub(super) fn compressed(compression: Compression, rows: &[Row<'_>]) -> Bytes {
     let mut builder = BatchBuilder::new(compression);
     for (timestamp, key, value) in rows {
-        builder
-            .append(*timestamp, key.map(str::as_bytes), value.map(str::as_bytes), &[])
-            .unwrap();
+        builder.append(*timestamp, key.map(str::as_bytes), value.map(str::as_bytes), &[]).unwrap();
     }
     builder.finish().unwrap()
 }
@@ -62,8 +60,8 @@ pub(super) fn options(disk: Arc<dyn Disk>, clock: &Clock) -> PartitionsOptions {
         disk,
         data_dir: data_dir(),
         clock: clock.clone(),
-        retention_check_interval: Duration::from_secs(300),
-        producer_id_expiration: Duration::from_secs(86_400),
+        retention_check_interval: Duration::from_mins(5),
+        producer_id_expiration: Duration::from_hours(24),
     }
 }
 
@@ -117,6 +115,10 @@ pub(super) async fn read_values(handle: &PartitionHandle, offset: i64) -> Vec<(i
 
 pub(super) fn file_names(disk: &dyn Disk, dir: &str) -> Vec<String> {
     disk.list(Path::new(dir)).unwrap().into_iter().map(|entry| entry.name).collect()
+}
+
+pub(super) fn has_suffix(name: &str, suffix: &str) -> bool {
+    Path::new(name).extension().is_some_and(|found| found == suffix)
 }
 
 pub(super) fn flip_bit(disk: &dyn Disk, path: &Path, at: u64) {

@@ -95,7 +95,7 @@ async fn a_restart_keeps_everything_and_a_clean_one_checks_nothing() {
     assert_eq!(handle.read(0, 1, true).await.unwrap_err(), PartitionError::Closed);
 
     let names = file_names(&disk, "/data/logs-0");
-    assert!(names.iter().filter(|name| name.ends_with(".log")).count() > 3, "{names:?}");
+    assert!(names.iter().filter(|name| has_suffix(name, "log")).count() > 3, "{names:?}");
     let partitions = open(&disk).await;
     let handle = partition(&partitions, small_segments()).await;
     assert_eq!(read_values(&handle, 0).await, expected);
@@ -133,15 +133,35 @@ async fn five_batches_per_producer_are_known_after_a_restart() {
             expected: 20,
         };
         assert_eq!(forgotten, expected);
-        let stale = PartitionError::InvalidProducerEpoch {
-            producer_id: 9,
-            producer_epoch: 0,
-            current: 1,
-        };
+        let stale =
+            PartitionError::InvalidProducerEpoch { producer_id: 9, producer_epoch: 0, current: 1 };
         handle.append(idempotent(9, 1, 0, "bumped"), ALL).await.unwrap();
         assert_eq!(handle.append(idempotent(9, 0, 20, "old"), ALL).await, Err(stale));
         assert_eq!(handle.current().log_end, 21, "duplicates were not appended");
     }
+}
+
+#[tokio::test]
+async fn without_snapshots_producers_are_known_from_all_segments() {
+    let disk = MemDisk::new();
+    let partitions = open(&disk).await;
+    let handle = partition(&partitions, small_segments()).await;
+    for id in 0..60 {
+        handle.append(idempotent(id, 0, 0, "first"), ALL).await.unwrap();
+    }
+    partitions.close_all().await.unwrap();
+    for name in file_names(&disk, "/data/logs-0") {
+        if has_suffix(&name, "snapshot") || name == "leader-epoch-checkpoint" {
+            disk.remove_file(&Path::new("/data/logs-0").join(name)).unwrap();
+        }
+    }
+    let partitions = open(&disk).await;
+    let handle = partition(&partitions, small_segments()).await;
+    for id in 0..60 {
+        let again = handle.append(idempotent(id, 0, 0, "again"), ALL).await.unwrap();
+        assert_eq!(again.base_offset, id);
+    }
+    assert_eq!(handle.end_offset_for_epoch(0).await, Ok((0, 60)));
 }
 
 #[tokio::test]
@@ -275,7 +295,7 @@ async fn retention_by_time_takes_the_last_segment_too() {
     handle.run_housekeeping().await.unwrap();
     assert_eq!(handle.current(), Watermarks { log_start: 30, high_watermark: 30, log_end: 30 });
     let names = file_names(&disk, "/data/logs-0");
-    let logs: Vec<_> = names.iter().filter(|name| name.ends_with(".log")).collect();
+    let logs: Vec<_> = names.iter().filter(|name| has_suffix(name, "log")).collect();
     assert_eq!(logs, ["00000000000000000030.log"]);
     for seed in 0..20 {
         let partitions = open(&disk.crash(seed)).await;
@@ -500,10 +520,7 @@ async fn an_index_entry_is_where_kafka_has_it() {
     let offsets = [0, 0, 0, 3, 0, 0, 0, 207, 0, 0, 0, 6, 0, 0, 1, 158, 0, 0, 0, 9, 0, 0, 2, 109];
     assert_eq!(read("index"), offsets);
     // At offset 3 the newest is 40 (offset 3); at 6 it is 50 (offset 6); at 9 nothing rose, nor at the close.
-    let times = [
-        [0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 3],
-        [0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0, 6],
-    ];
+    let times = [[0, 0, 0, 0, 0, 0, 0, 40, 0, 0, 0, 3], [0, 0, 0, 0, 0, 0, 0, 50, 0, 0, 0, 6]];
     assert_eq!(read("timeindex"), times.concat());
 }
 

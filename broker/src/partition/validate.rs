@@ -10,8 +10,8 @@ use tailway_wire::record::{Batch, BatchIter, TimestampType};
 
 use super::{AppendOrigin, PartitionError};
 use crate::log::LogConfig;
-use crate::machine::partition::BatchFacts;
 use crate::log::producer_batch;
+use crate::machine::partition::BatchFacts;
 
 /// A batch of a compacted topic may decompress to this much.
 const DECOMPRESSED_BYTES_MAX: usize = 64 * 1024 * 1024;

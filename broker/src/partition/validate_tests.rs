@@ -52,13 +52,21 @@ fn each_refusal_is_named() {
         ("magic 1", edit(&good, 16, &[1]), "magic"),
         ("magic 3", edit(&good, 16, &[3]), "corrupt"),
         ("an unknown codec", edit_and_seal(&good, 22, &[7]), "codec"),
-        ("more offsets than records", edit_and_seal(&good, 23, &2_i32.to_be_bytes()), "invalid record"),
+        (
+            "more offsets than records",
+            edit_and_seal(&good, 23, &2_i32.to_be_bytes()),
+            "invalid record",
+        ),
         ("no records", edit_and_seal(&good, 57, &0_i32.to_be_bytes()), "invalid record"),
         ("a control batch", edit_and_seal(&good, 22, &[0x20]), "invalid record"),
         ("a transaction", transactional, "transaction"),
         ("LogAppendTime from a client", edit_and_seal(&good, 22, &[0x08]), "timestamp"),
         ("a time before 1970", edit_and_seal(&good, 35, &(-2_i64).to_be_bytes()), "timestamp"),
-        ("a producer without a sequence", edit_and_seal(&idempotent(1, 0, 0, "v"), 53, &(-1_i32).to_be_bytes()), "invalid record"),
+        (
+            "a producer without a sequence",
+            edit_and_seal(&idempotent(1, 0, 0, "v"), 53, &(-1_i32).to_be_bytes()),
+            "invalid record",
+        ),
     ];
     let config = LogConfig::default();
     for (what, bytes, expected) in table {
@@ -76,7 +84,7 @@ fn limits_are_inclusive_and_the_coordinators_are_its_own() {
     let size = bytes.len();
     let run = |max_message_bytes, segment_bytes: usize, origin| {
         let segment_bytes = u32::try_from(segment_bytes).unwrap();
-        let config = LogConfig { max_message_bytes, segment_bytes, ..LogConfig::default() };
+        let config = LogConfig { segment_bytes, max_message_bytes, ..LogConfig::default() };
         validate(bytes.clone(), &config, origin).map(|batches| batches.len())
     };
     assert_eq!(run(size, size, AppendOrigin::Client), Ok(1));
