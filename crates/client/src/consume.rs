@@ -80,8 +80,10 @@ struct Position {
     /// Not before this time, after a failure.
     not_before: Option<Instant>,
     backoff: Backoff,
-    /// The Fetch that this partition is part of.
+    /// A Fetch is under way.
     fetching: bool,
+    /// The offset is out of range: a new one must be found first.
+    lost: bool,
 }
 
 struct Answer {
@@ -97,6 +99,8 @@ pub struct Consumer {
     positions: BTreeMap<TopicPartition, Position>,
     fetches: JoinSet<Answer>,
     trouble: Option<ClientError>,
+    /// What ended an answer whose first records could still be given out.
+    failure: Option<ClientError>,
     lane: OwnLane,
 }
 
@@ -115,6 +119,7 @@ impl Consumer {
             positions: BTreeMap::new(),
             fetches: JoinSet::new(),
             trouble: None,
+            failure: None,
             lane,
         }
     }
@@ -178,6 +183,7 @@ impl Consumer {
                 self.client.jitter_seed(),
             ),
             fetching: false,
+            lost: false,
         };
         self.positions.insert(partition, position);
     }
@@ -190,6 +196,7 @@ impl Consumer {
     /// Takes everything away and ends the Fetches under way.
     pub fn unassign_all(&mut self) {
         self.positions.clear();
+        self.failure = None;
         self.fetches.abort_all();
         self.fetches = JoinSet::new();
     }
@@ -215,8 +222,12 @@ impl Consumer {
 
     /// Records as soon as there are any; nothing after `timeout`. Safe to cancel.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<Consumed>, ClientError> {
+        if let Some(error) = self.failure.take() {
+            return Err(error);
+        }
         let deadline = Instant::now() + timeout;
         loop {
+            self.find_lost().await?;
             let retry_at = self.launch().await?;
             let wake = retry_at.map_or(deadline, |at| at.min(deadline));
             tokio::select! {
@@ -224,7 +235,7 @@ impl Consumer {
                 Some(joined) = self.fetches.join_next() => {
                     // Aborted tasks were of an assignment that is gone.
                     let Ok(answer) = joined else { continue };
-                    let consumed = self.take_in(answer).await?;
+                    let consumed = self.take_in(answer)?;
                     if !consumed.is_empty() {
                         return Ok(consumed);
                     }
@@ -253,6 +264,9 @@ impl Consumer {
             let Some(position) = self.positions.get(&partition) else { continue };
             if let Some(at) = position.not_before.filter(|at| *at > now) {
                 retry_at = Some(retry_at.map_or(at, |other| other.min(at)));
+                continue;
+            }
+            if position.lost {
                 continue;
             }
             let offset = position.offset;
@@ -309,7 +323,9 @@ impl Consumer {
         Ok(at)
     }
 
-    async fn take_in(&mut self, answer: Answer) -> Result<Vec<Consumed>, ClientError> {
+    /// Not async on purpose: between a position that moves on and the return of its records
+    /// nothing may be cancelled.
+    fn take_in(&mut self, answer: Answer) -> Result<Vec<Consumed>, ClientError> {
         let Answer { asked, result } = answer;
         let mut current = BTreeMap::new();
         for from in asked {
@@ -332,12 +348,20 @@ impl Consumer {
         let mut consumed = Vec::new();
         for fetched in fetched {
             let Some(offset) = current.remove(&fetched.partition) else { continue };
-            consumed.extend(self.take_partition(fetched, offset).await?);
+            match self.take_partition(fetched, offset) {
+                Ok(taken) => consumed.extend(taken),
+                // The positions of what was taken have moved: its records come first.
+                Err(error) if !consumed.is_empty() => {
+                    self.failure = Some(error);
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(consumed)
     }
 
-    async fn take_partition(
+    fn take_partition(
         &mut self,
         fetched: Fetched,
         offset: i64,
@@ -346,7 +370,7 @@ impl Consumer {
         match error {
             ErrorCode::NONE => {}
             ErrorCode::OFFSET_OUT_OF_RANGE => {
-                self.out_of_range(&partition, offset).await?;
+                self.out_of_range(&partition, offset)?;
                 return Ok(None);
             }
             code => {
@@ -371,11 +395,7 @@ impl Consumer {
         Ok((!records.is_empty()).then_some(Consumed { partition, high_watermark, records }))
     }
 
-    async fn out_of_range(
-        &mut self,
-        partition: &TopicPartition,
-        offset: i64,
-    ) -> Result<(), ClientError> {
+    fn out_of_range(&mut self, partition: &TopicPartition, offset: i64) -> Result<(), ClientError> {
         let Some(start) = self.options.out_of_range else {
             return Err(ClientError::Refused {
                 broker: "the leader".into(),
@@ -386,8 +406,30 @@ impl Consumer {
             });
         };
         tracing::warn!(%partition, offset, ?start, "this offset is not there; going on elsewhere");
-        if let Err(error) = self.assign(&[(partition.clone(), start)]).await {
-            self.hold_back(partition, error)?;
+        if let Some(position) = self.positions.get_mut(partition) {
+            position.lost = true;
+        }
+        Ok(())
+    }
+
+    /// Finds offsets for partitions whose own is out of range.
+    async fn find_lost(&mut self) -> Result<(), ClientError> {
+        let Some(start) = self.options.out_of_range else { return Ok(()) };
+        let now = Instant::now();
+        let due = |p: &Position| p.lost && p.not_before.is_none_or(|at| at <= now);
+        let lost: Vec<_> = self
+            .positions
+            .iter()
+            .filter(|(_, position)| due(position))
+            .map(|(partition, _)| (partition.clone(), start))
+            .collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        if let Err(error) = self.assign(&lost).await {
+            for (partition, _) in &lost {
+                self.hold_back(partition, error.clone())?;
+            }
         }
         Ok(())
     }

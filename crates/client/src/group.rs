@@ -181,9 +181,10 @@ impl GroupConsumer {
 
     /// Leaves the group: commits, if that is automatic, and lets the others go on at once.
     pub async fn leave(mut self) -> Result<(), ClientError> {
-        if let State::Joining(task) = std::mem::replace(&mut self.state, State::Out) {
+        if let State::Joining(task) = &mut self.state {
             // It cannot be taken back half way; its end is bounded.
-            self.end_joining(task.await.ok()).await?;
+            let ended = task.await.ok();
+            self.end_joining(ended).await?;
         }
         let committed = if self.options.auto_commit.is_some() && self.is_stable() {
             self.processed =
@@ -311,6 +312,15 @@ impl GroupConsumer {
         membership.commit(stable.joined.generation, &new).await?;
         self.committed.extend(new);
         Ok(())
+    }
+}
+
+impl Drop for GroupConsumer {
+    fn drop(&mut self) {
+        // A join that nobody waits for would make a member that never reads.
+        if let State::Joining(task) = &self.state {
+            task.abort();
+        }
     }
 }
 

@@ -29,7 +29,7 @@ use tailway_wire::messages::{
     OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, StrBytes, SyncGroupRequest,
     SyncGroupResponse, TopicName,
 };
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::client::{Client, OwnLane};
 use crate::connection::Connection;
@@ -39,6 +39,9 @@ use crate::machine::assignor::{self, Assignment, Subscriber};
 
 const PROTOCOL_TYPE: StrBytes = StrBytes::from_static_str("consumer");
 const RANGE: StrBytes = StrBytes::from_static_str("range");
+/// Rounds of joining without a pause between them, and the pause before further ones.
+const ROUNDS_AT_ONCE: u32 = 3;
+const ROUND_PAUSE: Duration = Duration::from_millis(50);
 /// Version of subscriptions and assignments that we write; newer ones are read as far as known.
 const WRITTEN_VERSION: i16 = 0;
 const READ_VERSION_MAX: i16 = 3;
@@ -89,11 +92,18 @@ impl Membership {
         let request_timeout = self.client.config().request_timeout;
         let deadline = Instant::now() + self.options.rebalance_timeout + request_timeout;
         let mut retries = self.client.retries(deadline);
+        let mut rounds = 0_u32;
         loop {
             let outcome = retries.run(self.join_once()).await;
             match outcome {
                 Ok(Some(Round::Joined(joined))) => return Ok(joined),
-                Ok(Some(Round::Again)) => {}
+                // A member id to be shown and a rebalance that overtook us cost one round each.
+                Ok(Some(Round::Again)) if rounds < ROUNDS_AT_ONCE => rounds += 1,
+                Ok(Some(Round::Again)) if Instant::now() < deadline => sleep(ROUND_PAUSE).await,
+                Ok(Some(Round::Again)) => {
+                    let after = self.options.rebalance_timeout + request_timeout;
+                    return Err(ClientError::TimedOut { after, last: Box::new(self.unsettled()) });
+                }
                 Ok(None) => self.coordinator = None,
                 Err(error) => {
                     self.coordinator = None;
@@ -101,6 +111,13 @@ impl Membership {
                 }
             }
         }
+    }
+
+    fn unsettled(&self) -> ClientError {
+        ClientError::Usage(format!(
+            "group `{}` rebalances again and again: a member comes and goes",
+            self.options.group_id
+        ))
     }
 
     async fn join_once(&mut self) -> Result<Round, ClientError> {

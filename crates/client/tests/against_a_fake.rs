@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+#[allow(dead_code, reason = "each test uses its part of the cluster")]
 mod fake;
 
 use std::time::Duration;

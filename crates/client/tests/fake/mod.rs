@@ -2,6 +2,8 @@
 //! partition in memory, and a place to plant errors. It checks what real brokers check (sequences,
 //! leadership, versions), so that a client that gets by here has kept to the protocol.
 
+mod group;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
@@ -86,6 +88,7 @@ pub(crate) struct State {
     /// Every request: broker, API, version.
     pub(crate) requests: Vec<(i32, ApiKey, i16)>,
     next_producer_id: i64,
+    pub(crate) group: group::Group,
 }
 
 /// Running brokers; they end with the test's runtime.
@@ -172,7 +175,7 @@ fn answer(id: i32, frame: Bytes, state: &mut State) -> Option<Vec<Bytes>> {
             let request: ListOffsetsRequest = frame::decode_request(body, version).unwrap();
             Some(vec![frame::encode_response(&header, &list_offsets(&request, state)).unwrap()])
         }
-        other => panic!("{other} is not part of this cluster"),
+        _ => Some(vec![group::answer(id, &header, body, &mut state.group)]),
     }
 }
 
@@ -201,7 +204,7 @@ fn metadata(request: &MetadataRequest, state: &State) -> MetadataResponse {
     let wanted: Vec<String> = match &request.topics {
         None => state.topics.keys().cloned().collect(),
         Some(topics) => {
-            topics.iter().flat_map(|t| t.name.as_ref()).map(|n| n.to_string()).collect()
+            topics.iter().filter_map(|t| t.name.as_ref()).map(|n| n.to_string()).collect()
         }
     };
     let topic = |name: &String| {
