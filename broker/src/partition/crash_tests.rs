@@ -84,7 +84,7 @@ async fn reopen(image: &MemDisk, config: &LogConfig) -> (i64, BTreeMap<i64, Stri
 
 #[tokio::test]
 async fn acknowledged_records_survive_a_power_cut_at_any_sync() {
-    for seed in 1..=4 {
+    for seed in seeds(1..=4) {
         println!("seed {seed}");
         let config = small_segments();
         let images = run(seed, &config, false).await;
@@ -103,7 +103,7 @@ async fn acknowledged_records_survive_a_power_cut_at_any_sync() {
 
 #[tokio::test]
 async fn retention_and_power_cuts_leave_no_hole() {
-    for seed in 11..=13 {
+    for seed in seeds(11..=13) {
         println!("seed {seed}");
         let config = LogConfig { retention_bytes: Some(2_000), ..small_segments() };
         for (n, (image, acked)) in run(seed, &config, true).await.iter().enumerate() {
@@ -120,7 +120,7 @@ async fn retention_and_power_cuts_leave_no_hole() {
 
 #[tokio::test]
 async fn compaction_and_power_cuts_keep_the_last_value_of_each_key() {
-    for seed in 21..=23 {
+    for seed in seeds(21..=23) {
         println!("seed {seed}");
         let config = LogConfig { compact: true, ..small_segments() };
         for (n, (image, acked)) in run(seed, &config, true).await.iter().enumerate() {
@@ -136,6 +136,43 @@ async fn compaction_and_power_cuts_keep_the_last_value_of_each_key() {
                     ),
                 }
             }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_resend_after_a_power_cut_is_recognised() {
+    for seed in seeds(31..=32) {
+        println!("seed {seed}");
+        let images = Images::<i64>::default();
+        let acked = Arc::new(Mutex::new(0));
+        let (taken, known) = (images.clone(), Arc::clone(&acked));
+        let random = Arc::new(Mutex::new(Random::new(seed)));
+        let disk = WatchedDisk::new(move |disk| {
+            let acked = *known.lock().unwrap();
+            let seed = random.lock().unwrap().below(u64::MAX);
+            taken.push(disk.crash(seed), acked);
+        });
+        let config = small_segments();
+        let partitions = open(&disk).await;
+        let handle = partition(&partitions, config.clone()).await;
+        for i in 0..60 {
+            handle.append(idempotent(5, 0, i, "v"), ALL).await.unwrap();
+            *acked.lock().unwrap() = i64::from(i) + 1;
+        }
+        partitions.close_all().await.unwrap();
+        for (n, (image, acked)) in images.take().into_iter().enumerate().step_by(5) {
+            let partitions = open(&image).await;
+            let handle = partition(&partitions, config.clone()).await;
+            let end = handle.current().log_end;
+            assert!(end >= acked, "seed {seed} image {n}");
+            for sequence in (end - 5).max(0)..end {
+                let resent = idempotent(5, 0, i32::try_from(sequence).unwrap(), "v");
+                let answer = handle.append(resent, ALL).await.unwrap();
+                assert_eq!(answer.base_offset, sequence, "seed {seed} image {n}");
+            }
+            let next = idempotent(5, 0, i32::try_from(end).unwrap(), "v");
+            assert_eq!(handle.append(next, ALL).await.unwrap().base_offset, end);
         }
     }
 }

@@ -276,10 +276,15 @@ impl Partitions {
         };
         let closed = |error| NotOpened { error, retriable: true };
         let (driver, report) = blocking(move || Ok(open(opening))).await.map_err(closed)?;
+        let checked = report.checked_bytes > 0;
         self.lock().reports.insert(tp.clone(), report);
         let driver = driver?;
         let handle = PartitionHandle { shared: Arc::clone(&driver.shared) };
         inner.checkpoints.follow(&handle.shared);
+        if checked {
+            // What was checked and synced need not be checked again.
+            inner.checkpoints.mark_dirty();
+        }
         inner.owners.spawn(tp.to_string(), |_| driver.run());
         Ok(handle)
     }

@@ -1,6 +1,7 @@
 //! What the tests of partitions share: batches with known content, a registry on a disk in memory, reading back.
 
 use std::io::IoSlice;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -127,6 +128,13 @@ pub(super) fn flip_bit(disk: &dyn Disk, path: &Path, at: u64) {
     file.read_exact_at(&mut byte, at).unwrap();
     file.write_at(&[byte[0] ^ 1], at).unwrap();
     file.sync_data().unwrap();
+}
+
+/// The seeds of a test: `TAILWAY_SEEDS=7` or `TAILWAY_SEEDS=1-500` repeats or extends it.
+pub(super) fn seeds(default: RangeInclusive<u64>) -> RangeInclusive<u64> {
+    let Ok(asked) = std::env::var("TAILWAY_SEEDS") else { return default };
+    let (first, last) = asked.split_once('-').unwrap_or((&asked, &asked));
+    first.parse().unwrap()..=last.parse().unwrap()
 }
 
 /// A small generator, so that a failure is repeated by its seed.
