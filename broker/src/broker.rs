@@ -22,7 +22,7 @@ use crate::cluster::producer_ids::ProducerIds;
 use crate::cluster::reconcile::Reconciler;
 use crate::cluster::saved_image::SavedImage;
 use crate::cluster::session::Session;
-use crate::cluster::{ClusterView, Controller, GroupDoor, Routes, TopicCreator};
+use crate::cluster::{ClusterView, Controller, GroupDoor, Routes, TopicCreator, health};
 use crate::config::{Config, CoordinatorConfig};
 use crate::group::{Groups, GroupsOptions};
 use crate::metrics::BrokerMetrics;
@@ -117,6 +117,7 @@ async fn start(config: Config, context: Context) -> Result<Broker, StartError> {
 
     let incarnation = IncarnationId(Uuid::new_v4());
     let producer_ids = parts.producer_ids.clone();
+    let routes = parts.routes.clone();
     let metrics = parts.metrics.clone();
     let services = Arc::new(parts.into_services(&config, &context));
     status::publish(&context.status, &services, &listeners, &config, incarnation);
@@ -133,10 +134,12 @@ async fn start(config: Config, context: Context) -> Result<Broker, StartError> {
         link: publish_link,
         ready,
         tasks: context.tasks.clone(),
-        metrics,
+        metrics: metrics.clone(),
         seed: incarnation.0.as_u64_pair().0,
     };
     context.tasks.spawn("coordinator session", |stop| session.run(stop));
+    let storage = context.ready.condition("storage", "not looked at yet");
+    context.tasks.spawn("health", |stop| health::watch(routes, metrics, storage, stop));
     context.tasks.spawn("producer ids", |stop| producer_ids.keep_spare(stop));
     server.start(&services, &context.tasks);
     Ok(Broker { tasks: context.tasks, partitions, listeners, _lock: lock })

@@ -27,6 +27,8 @@ use crate::server::budget::{Budget, Share};
 use crate::server::context::Closing;
 
 const READ_COMMITTED: i8 = 1;
+/// Bytes of records that a fetch waits for memory for, however scarce it is.
+const LEAST_SHARE: usize = 64 << 10;
 /// A longer poll is cut to this: `max_wait_ms` is the client's word.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// Session epochs of a client that has no session: to start one, or to do without.
@@ -62,7 +64,9 @@ pub async fn handle(request: FetchRequest, routes: &Routes, limits: FetchLimits<
     let mut closing = limits.closing;
     loop {
         reading.read(limits.responses).await;
-        if reading.total >= least || reading.is_over() || deadline.remaining().is_zero() {
+        let enough = reading.total >= least || deadline.remaining().is_zero();
+        let must_go = reading.total > 0 && limits.responses.is_scarce();
+        if enough || must_go || reading.is_over() {
             break;
         }
         tokio::select! {
@@ -193,8 +197,15 @@ impl Reading {
             if !cursor.is_worth_a_read() || (most == 0 && !first && cursor.checked) {
                 continue;
             }
-            let mut share = responses.take(most).await;
-            match cursor.read(most, first).await {
+            let least = most.min(LEAST_SHARE);
+            let share = if self.shares.is_empty() {
+                Some(responses.take_some(least, most).await)
+            } else {
+                responses.try_take_some(least, most)
+            };
+            // No memory: the rest belongs to the next request.
+            let Some(mut share) = share else { break };
+            match cursor.read(share.bytes(), first).await {
                 Ok(added) => {
                     self.total += added;
                     if added > 0 {

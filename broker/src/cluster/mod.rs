@@ -11,6 +11,7 @@ pub mod controller;
 pub mod creator;
 pub mod doors;
 pub mod follower;
+pub mod health;
 pub mod identity;
 pub mod link;
 pub mod producer_ids;

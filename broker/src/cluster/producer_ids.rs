@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tailway_daemon::Stop;
+use tailway_metadata::ProducerId;
 use tailway_storage::{Disk, OpenMode, StorageError, atomic_replace};
 use tokio::sync::{Mutex, Notify};
 
@@ -100,7 +101,8 @@ impl ProducerIds {
         let mut state = self.state.lock().await;
         if state.chunk.is_empty() {
             if state.blocks.is_empty() {
-                self.fetch(&mut state).await?;
+                let block = self.controller.allocate_producer_ids().await?;
+                self.add(&mut state, block).await?;
             }
             let mut blocks = state.blocks.clone();
             let chunk = take_chunk(&mut blocks);
@@ -131,23 +133,26 @@ impl ProducerIds {
         let mut controller = self.controller.clone();
         loop {
             controller.up().await;
-            let mut state = self.state.lock().await;
-            if state.left() >= SPARE {
+            if self.state.lock().await.left() >= SPARE {
                 return;
             }
-            match self.fetch(&mut state).await {
-                Ok(()) => {}
-                Err(error) => {
-                    drop(state);
-                    tracing::warn!(%error, "no spare block of producer ids");
-                    tokio::time::sleep(RETRY_PAUSE).await;
-                }
+            // The coordinator is asked without the lock: what is left is handed out meanwhile.
+            let added = match self.controller.allocate_producer_ids().await {
+                Ok(block) => self.add(&mut *self.state.lock().await, block).await,
+                Err(error) => Err(error.into()),
+            };
+            if let Err(error) = added {
+                tracing::warn!(%error, "no spare block of producer ids");
+                tokio::time::sleep(RETRY_PAUSE).await;
             }
         }
     }
 
-    async fn fetch(&self, state: &mut State) -> Result<(), ProducerIdError> {
-        let (start, len) = self.controller.allocate_producer_ids().await?;
+    async fn add(
+        &self,
+        state: &mut State,
+        (start, len): (ProducerId, i32),
+    ) -> Result<(), ProducerIdError> {
         let mut blocks = state.blocks.clone();
         blocks.push_back(Block { start: start.0, end: start.0.saturating_add(len.into()) });
         self.save(&blocks).await?;

@@ -89,7 +89,6 @@ impl Reconciler {
         }
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.metrics.partitions.set(count(self.routes.partitions().all().len()));
-        self.metrics.partitions_failed.set(count(failed.len()));
         self.routes.set_failed(failed);
         self.groups.reconcile(after, &self.led_offsets_partitions(after));
     }

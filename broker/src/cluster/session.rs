@@ -319,9 +319,9 @@ impl Heartbeats<'_> {
                 self.ready.holds();
             }
             if answer.is_fenced && !was_fenced {
-                tracing::warn!(
-                    "the coordinator has fenced this broker; it leads nothing until it is let in again"
-                );
+                let text = "the coordinator has fenced this broker; it leads nothing until it is let in again";
+                tracing::warn!("{text}");
+                self.ready.not_yet(text);
             }
             was_fenced = answer.is_fenced;
             let pause = if was_fenced { HEARTBEAT_WHILE_FENCED } else { HEARTBEAT_EVERY };

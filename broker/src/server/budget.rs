@@ -1,8 +1,9 @@
 //! Memory that requests and responses of all connections share.
 //!
-//! A frame that was announced larger than `FREE_BYTES` waits for its share before its bytes are read; what is smaller is
-//! bounded by the number of connections. The queue is fair, and reading has a deadline, so that a peer that announces
-//! much and sends little holds its share for that long only.
+//! A frame that was announced larger than `FREE_BYTES` waits for its share before its bytes are read, and so does a second
+//! one of a connection whose first is not answered yet; what is left is bounded by the number of connections. The queue is
+//! fair, and reading has a deadline, so that a peer that announces much and sends little holds its share for that long.
+//! An answer takes at most half of what is free, so that slow readers of large answers leave something for the others.
 
 use std::sync::Arc;
 
@@ -53,7 +54,34 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Takes `most` bytes, or half of what is free if that is less, but at least `least`, for which it waits.
+    /// Only for who holds nothing yet: who waits with a share in hand may wait for somebody who does the same.
+    pub async fn take_some(&self, least: usize, most: usize) -> Share {
+        let half = self.pool.available_permits() / 2;
+        self.take(most.min(half.max(least))).await
+    }
+
+    /// As `take_some`, but `None` where that would wait.
+    pub fn try_take_some(&self, least: usize, most: usize) -> Option<Share> {
+        let half = self.pool.available_permits() / 2;
+        let permits = u32::try_from(most.min(half.max(least))).ok()?;
+        let permit = Arc::clone(&self.pool).try_acquire_many_owned(permits).ok()?;
+        self.used.inc_by(i64::from(permits));
+        Some(Share { permit, used: self.used.clone() })
+    }
+
+    /// Whether more than half is taken: no time to hold a share for longer than it takes to use it.
+    pub fn is_scarce(&self) -> bool {
+        self.pool.available_permits() < self.total / 2
+    }
+}
+
 impl Share {
+    pub fn bytes(&self) -> usize {
+        self.permit.num_permits()
+    }
+
     /// Keeps `bytes` of it and gives the rest back.
     pub fn shrink_to(&mut self, bytes: usize) {
         let surplus = self.permit.num_permits().saturating_sub(bytes);
@@ -73,6 +101,21 @@ impl Drop for Share {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn answers_leave_something_for_the_others() {
+        let budget = Budget::new(1_000, Gauge::default(), Counter::default());
+        let mut shares = Vec::new();
+        for expected in [400, 300, 150, 75, 37, 20] {
+            let share = budget.take_some(20, 400).await;
+            assert_eq!(share.bytes(), expected);
+            shares.push(share);
+        }
+        assert!(budget.is_scarce());
+        assert_eq!(budget.take_some(5, 5).await.bytes(), 5);
+        assert_eq!(budget.try_take_some(5, 400).map(|share| share.bytes()), Some(9));
+        assert!(budget.try_take_some(100, 400).is_none());
+    }
 
     #[tokio::test]
     async fn shares_are_bounded_and_come_back() {

@@ -139,9 +139,11 @@ impl Reader {
         };
         let requests = self.services.requests.clone();
         let whole = async {
-            let share = match length {
-                0..=FREE_BYTES => None,
-                large => Some(requests.take(large).await),
+            let alone = self.unanswered.load(Ordering::Relaxed) == 0;
+            let share = if alone && length <= FREE_BYTES {
+                None
+            } else {
+                Some(requests.take(length).await)
             };
             let frame = self.frames.next().await?;
             Ok(frame.map(|frame| Received { frame, share }))
