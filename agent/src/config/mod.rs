@@ -79,6 +79,14 @@ pub struct MetricsConfig {
     pub metricsets: Vec<Metricset>,
 }
 
+impl InputConfig {
+    /// Whether the input follows a file of that name.
+    pub fn takes(&self, path: &Path) -> bool {
+        self.patterns.iter().any(|pattern| pattern.fits(path))
+            && !self.exclude.iter().any(|pattern| pattern.fits(path))
+    }
+}
+
 impl Config {
     /// Reads and checks a file; all problems at once.
     pub fn load(path: &Path) -> Result<Config, Problems> {

@@ -11,6 +11,8 @@ use std::io;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::tail_file::Look;
+
 /// Bytes at the start of a file that tell it from others.
 pub const HEAD_BYTES: usize = 1024;
 /// Bytes before a position that tell whether the file was rewritten.
@@ -70,7 +72,16 @@ pub struct Stat {
     pub id: FileId,
     pub size: u64,
     pub links: u64,
+    /// Last write, in nanoseconds since 1970.
+    pub written_ns: i64,
     pub kind: Kind,
+}
+
+impl Stat {
+    /// What the file's machine wants to know.
+    pub fn look(&self) -> Look {
+        Look { size: self.size, links: self.links, written_ns: self.written_ns }
+    }
 }
 
 /// The kinds of file that matter here.
@@ -236,7 +247,7 @@ mod tests {
 
     fn verdict(saved: &Saved, birth: i64, file: &[u8]) -> Verdict {
         let size = file.len() as u64;
-        let stat = Stat { id: id(birth), size, links: 1, kind: Kind::Regular };
+        let stat = Stat { id: id(birth), size, links: 1, written_ns: 0, kind: Kind::Regular };
         judge(saved, &stat, |offset, len| {
             let offset = usize::try_from(offset).unwrap();
             Ok(file[offset..(offset + len).min(file.len())].to_vec())

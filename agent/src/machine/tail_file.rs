@@ -24,6 +24,15 @@ pub enum Name {
     Unlinked,
 }
 
+/// What the kernel says of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    pub size: u64,
+    pub links: u64,
+    /// When it was last written to.
+    pub written_ns: i64,
+}
+
 /// Why a new generation starts at offset 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
@@ -37,24 +46,18 @@ pub enum Restart {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// The descriptor is open, and is the file that was meant.
-    Opened {
-        size: u64,
-        links: u64,
-    },
+    Opened(Look),
     /// The path leads nowhere, or to another file: discovery has to look again.
     OpenMissed,
     /// The file cannot be opened now (rights, descriptors), or, in place of a read, not be read.
     Unreadable,
     /// `fstat` of the descriptor, or `stat` of the path if there is none.
-    Observed {
-        size: u64,
-        links: u64,
-    },
+    Observed(Look),
     /// A read was done and the lines taken; `bytes` is what the read brought.
     Read {
         bytes: u64,
     },
-    /// In place of a read: what stands before the read offset is not what was read there.
+    /// In place of a read, or as the answer to `Verify`: what stands before the read offset is not what was read there.
     Rewritten,
     /// A watch says that the file may have changed.
     Nudged,
@@ -82,6 +85,8 @@ pub enum Action {
     Observe,
     /// There is something to read: line up for a turn.
     Read,
+    /// It was written to and is as long as before: are the bytes before the read offset the same?
+    Verify,
     /// Hand out what stands behind the last line end as a line: nobody will finish it.
     TakeRest,
     /// Give the file's bytes from offset 0 a new generation id.
@@ -159,6 +164,9 @@ pub struct TailFile {
     failed: bool,
     /// A watch reports each change.
     covered: bool,
+    /// It was written to without getting longer.
+    suspect: bool,
+    written_ns: Option<i64>,
     grown_at: Mono,
     next_look: Option<Mono>,
 }
@@ -178,6 +186,8 @@ impl TailFile {
             ending: Ending::None,
             failed: false,
             covered: false,
+            suspect: false,
+            written_ns: None,
             grown_at: now,
             next_look: Some(now),
         }
@@ -188,10 +198,10 @@ impl TailFile {
             return;
         }
         match event {
-            Event::Opened { size, links } => {
+            Event::Opened(look) => {
                 self.descriptor = Descriptor::Open;
                 self.failed = false;
-                self.observed(size, links, now, out);
+                self.observed(look, now, out);
             }
             Event::OpenMissed => {
                 // Discovery looks for the name, and says if it is lost.
@@ -206,7 +216,7 @@ impl TailFile {
                 self.failed = true;
                 self.next_look = Some(now + self.policy.interval_max);
             }
-            Event::Observed { size, links } => self.observed(size, links, now, out),
+            Event::Observed(look) => self.observed(look, now, out),
             Event::Read { bytes } => self.after_read(bytes, now, out),
             Event::Rewritten => {
                 let read = self.lines.line_start();
@@ -299,7 +309,8 @@ impl TailFile {
         }
     }
 
-    fn observed(&mut self, size: u64, links: u64, now: Mono, out: &mut Vec<Action>) {
+    fn observed(&mut self, look: Look, now: Mono, out: &mut Vec<Action>) {
+        let Look { size, links, written_ns } = look;
         if links == 0 && self.name != Name::Unlinked {
             self.name = Name::Unlinked;
         }
@@ -311,7 +322,10 @@ impl TailFile {
             self.size = size;
             self.grown_at = now;
             self.ending = Ending::None;
+        } else if self.written_ns.is_some_and(|before| before != written_ns) && size > 0 {
+            self.suspect = true;
         }
+        self.written_ns = Some(written_ns);
         self.line_up(out);
         self.let_go(now, out);
         self.schedule(now);
@@ -319,12 +333,19 @@ impl TailFile {
 
     /// Asks for a turn to read, or for the descriptor that is needed for it.
     fn line_up(&mut self, out: &mut Vec<Action>) {
-        if self.turn != Turn::None || !self.lines.wants(self.size) {
+        let wants = self.lines.wants(self.size);
+        if self.turn != Turn::None || !(wants || self.suspect) {
             return;
         }
         if self.descriptor == Descriptor::Open {
-            self.turn = Turn::LinedUp;
-            out.push(Action::Read);
+            self.suspect = false;
+            if wants {
+                // Reading compares too.
+                self.turn = Turn::LinedUp;
+                out.push(Action::Read);
+            } else {
+                out.push(Action::Verify);
+            }
         } else if self.descriptor == Descriptor::Closed && self.name == Name::Known {
             self.descriptor = Descriptor::Opening;
             out.push(Action::Open);
@@ -348,6 +369,7 @@ impl TailFile {
         self.lines = Lines::new(0, self.line_bytes_max);
         self.acked = 0;
         self.size = 0;
+        self.suspect = false;
         self.grown_at = now;
         self.next_look = Some(now);
         out.push(Action::StartGeneration(why));

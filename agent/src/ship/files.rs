@@ -55,6 +55,8 @@ pub(super) struct Followed {
     pub(super) lane: Option<LaneId>,
     pub(super) scheduled: Option<Mono>,
     pub(super) trouble: Option<String>,
+    /// How often in a row it was not found where it should be.
+    pub(super) misses: u32,
 }
 
 /// A new generation id: random, so that no two hosts have the same.
@@ -124,6 +126,7 @@ impl Shipper {
             }
             Action::Observe => self.observe(key),
             Action::Read => self.turns.push_back(key),
+            Action::Verify => self.verify(key),
             Action::TakeRest => self.take_rest(key)?,
             Action::StartGeneration(why) => self.start_generation(key, why)?,
             Action::Forget { gone } => self.forget(key, gone)?,
@@ -137,7 +140,7 @@ impl Shipper {
             Ok((descriptor, stat)) if stat.id == file.id && stat.kind == Kind::Regular => {
                 file.descriptor = Some(descriptor);
                 file.trouble = None;
-                Event::Opened { size: stat.size, links: stat.links }
+                Event::Opened(stat.look())
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let trouble = format!("cannot open it: {error}");
@@ -174,9 +177,22 @@ impl Shipper {
         };
         match stat {
             Ok(stat) if stat.id == file.id => {
-                self.feed(key, Event::Observed { size: stat.size, links: stat.links });
+                self.feed(key, Event::Observed(stat.look()));
             }
             _ => self.look_again_for(key),
+        }
+    }
+
+    /// Compares what stands before the read offset with what was read there.
+    fn verify(&mut self, key: FileKey) {
+        let Some(file) = self.files.get(&key) else { return };
+        let Some(descriptor) = &file.descriptor else { return };
+        let before = file.before.bytes();
+        let mut found = vec![0; before.len()];
+        let at = file.machine.read() - before.len() as u64;
+        let read = read_full(descriptor, at, &mut found);
+        if read.is_ok_and(|read| found[..read] != *before) {
+            self.feed(key, Event::Rewritten);
         }
     }
 
@@ -293,6 +309,7 @@ impl Shipper {
     pub(super) fn set_path(&mut self, key: FileKey, path: PathBuf) -> Result<(), ShipError> {
         let seen = self.clock.wall();
         let Some(file) = self.files.get_mut(&key) else { return Ok(()) };
+        file.misses = 0;
         if file.path == path {
             return Ok(());
         }

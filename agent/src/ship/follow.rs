@@ -126,6 +126,7 @@ impl Shipper {
             lane: None,
             scheduled: None,
             trouble: None,
+            misses: 0,
         };
         self.files.insert(key, file);
         self.by_id.insert(stat.id, key);
@@ -142,7 +143,7 @@ impl Shipper {
             self.registry.record(Record::Path { generation, path, seen })?;
         }
         self.end_generations()?;
-        self.tell(key, Event::Observed { size: stat.size, links: stat.links })
+        self.tell(key, Event::Observed(stat.look()))
     }
 }
 

@@ -120,6 +120,10 @@ pub struct Shipper {
     /// Directories to list again, and names in them that may mean another file than before.
     dirty: BTreeSet<PathBuf>,
     dirty_names: BTreeSet<PathBuf>,
+    /// Directories of files that the last listing missed.
+    look_again: BTreeSet<PathBuf>,
+    /// Where renamed files are now, and the name that each had first.
+    moved: BTreeMap<PathBuf, PathBuf>,
     /// Inputs that were never started before, by index: `start: end` is for them.
     new_inputs: BTreeSet<usize>,
     troubles: BTreeMap<PathBuf, String>,
@@ -168,6 +172,8 @@ impl Shipper {
             dirs: BTreeMap::new(),
             dirty: BTreeSet::new(),
             dirty_names: BTreeSet::new(),
+            look_again: BTreeSet::new(),
+            moved: BTreeMap::new(),
             troubles: BTreeMap::new(),
             files: BTreeMap::new(),
             file_next: 0,

@@ -8,12 +8,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::{FileKey, POLLED_SCAN_INTERVAL, ShipError, Shipper};
+use crate::config::InputConfig;
 use crate::machine::identity::{FileId, Kind, Stat};
 use crate::machine::ledger::{FileEntry, Ledger, Record};
 use crate::machine::tail_file::{Event, Name};
 use crate::tail::discover::{Found, Listing};
 use crate::tail::stat::stat_path;
 use crate::tail::watch::{Trust, trust};
+
+/// Listings in a row without a file before it counts as lost.
+const MISSES_MAX: u32 = 4;
 
 /// A directory that matters.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ impl Shipper {
             found.listings.extend(again.listings);
         }
         self.reconcile(&found, true)?;
+        self.moved.clear();
+        self.dirty.append(&mut self.look_again);
         if !self.new_inputs.is_empty() {
             for input in std::mem::take(&mut self.new_inputs) {
                 let input = self.config.inputs[input].id.clone();
@@ -84,6 +90,7 @@ impl Shipper {
         }
         self.reconcile(&found, false)?;
         self.dirty_names.clear();
+        self.dirty.append(&mut self.look_again);
         self.changed = true;
         Ok(())
     }
@@ -100,6 +107,10 @@ impl Shipper {
         let heard = self.watches.take();
         if heard.missed {
             self.calendar.full_scan = self.clock.mono();
+        }
+        for (from, to) in heard.renames {
+            let first = self.moved.remove(&from).unwrap_or(from);
+            self.moved.insert(to, first);
         }
         for name in heard.names {
             if let Some(dir) = name.parent() {
@@ -256,7 +267,7 @@ impl Shipper {
                     self.set_path(key, path)?;
                     self.tell(key, Event::NameFound)?;
                 }
-                None => self.tell(key, Event::NameLost)?,
+                None => self.missed(key)?,
             }
         }
         if full {
@@ -272,37 +283,55 @@ impl Shipper {
         self.lose_strays()
     }
 
-    /// Files that came and were renamed by rotation before they were ever seen under their name.
-    ///
-    /// The newest file that was followed under a name is not there any more, so rotation renames
-    /// (where it copies and truncates, the file stays). Then what lies under a rotated form of that
-    /// name, was born later, and is not known, came in between.
+    /// Files that came and were renamed before they were ever seen under their name: the watch
+    /// told of the rename, or what is known of the name says so.
     fn find_missed(&self, found: &Found) -> Vec<(PathBuf, PathBuf, Stat, usize)> {
         let mut newest: Option<BTreeMap<&Path, FileId>> = None;
         let mut missed = Vec::new();
         for listing in &found.listings {
-            for entry in &listing.entries {
-                let Some((name, input)) = &entry.rotated else { continue };
+            for entry in listing.entries.iter().filter(|entry| entry.input.is_none()) {
                 let path = listing.dir.join(&entry.name);
                 if self.by_path.contains_key(&path) {
                     continue;
                 }
-                let newest = newest.get_or_insert_with(|| newest_by_origin(self.registry.ledger()));
-                let origin = listing.dir.join(name);
-                let Some(known) = newest.get(origin.as_path()) else { continue };
-                if stat_path(&origin).is_ok_and(|stat| stat.id == *known) {
+                let told = self.moved.get(&path).and_then(|first| {
+                    let fits = |input: &InputConfig| input.takes(first);
+                    Some((first.clone(), self.config.inputs.iter().position(fits)?))
+                });
+                let guessed = entry.rotated.as_ref().filter(|_| told.is_none());
+                let Some((origin, input)) = told.or_else(|| {
+                    let (name, input) = guessed?;
+                    let newest =
+                        newest.get_or_insert_with(|| newest_by_origin(self.registry.ledger()));
+                    let origin = listing.dir.join(name);
+                    came_after(&path, newest.get(origin.as_path())?, &origin)
+                        .then_some((origin, *input))
+                }) else {
                     continue;
-                }
+                };
                 let Ok(stat) = stat_path(&path) else { continue };
-                let is_later = stat.id.birth_ns.is_some() && stat.id.birth_ns > known.birth_ns;
                 let is_known = self.by_id.contains_key(&stat.id)
                     || self.registry.ledger().current(&stat.id).is_some();
-                if stat.kind == Kind::Regular && is_later && !is_known {
-                    missed.push((path, origin, stat, *input));
+                if stat.kind == Kind::Regular && !is_known {
+                    missed.push((path, origin, stat, input));
                 }
             }
         }
         missed
+    }
+
+    /// A file is not where it was, and nowhere else. While names move, a listing may have missed
+    /// it, so it is looked for a few times before it counts as lost.
+    fn missed(&mut self, key: FileKey) -> Result<(), ShipError> {
+        let Some(file) = self.files.get_mut(&key) else { return Ok(()) };
+        file.misses += 1;
+        if file.misses >= MISSES_MAX {
+            return self.tell(key, Event::NameLost);
+        }
+        if let Some(dir) = file.path.parent() {
+            self.look_again.insert(dir.to_path_buf());
+        }
+        Ok(())
     }
 
     /// Files in directories that do not matter any more, and that are not where they were.
@@ -369,7 +398,7 @@ impl Shipper {
             self.set_path(key, path)?;
         }
         self.tell(key, Event::NameFound)?;
-        self.tell(key, Event::Observed { size: stat.size, links: stat.links })
+        self.tell(key, Event::Observed(stat.look()))
     }
 
     /// Files that were being read when the agent stopped, and were renamed meanwhile to where no
@@ -441,6 +470,19 @@ impl Shipper {
         }
         Ok(())
     }
+}
+
+/// Whether the file under a rotated form of the name `origin` came after `known`, the newest file
+/// that was followed under that name.
+///
+/// It did if `known` is not there any more, so that rotation renames (where it copies and truncates,
+/// the file stays), and if it was born later.
+fn came_after(path: &Path, known: &FileId, origin: &Path) -> bool {
+    if stat_path(origin).is_ok_and(|stat| stat.id == *known) {
+        return false;
+    }
+    let born = stat_path(path).ok().and_then(|stat| stat.id.birth_ns);
+    born.is_some() && born > known.birth_ns
 }
 
 /// The file that was born last of those that were followed under each name.

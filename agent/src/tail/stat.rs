@@ -35,6 +35,7 @@ fn statx(dir: impl AsFd, path: &Path, flags: AtFlags) -> io::Result<Stat> {
         },
         size: found.stx_size,
         links: u64::from(found.stx_nlink),
+        written_ns: found.stx_mtime.tv_sec * 1_000_000_000 + i64::from(found.stx_mtime.tv_nsec),
         kind: match rustix::fs::FileType::from_raw_mode(u32::from(found.stx_mode)) {
             rustix::fs::FileType::RegularFile => Kind::Regular,
             rustix::fs::FileType::Directory => Kind::Directory,

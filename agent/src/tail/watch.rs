@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use notify::event::{EventKind, ModifyKind};
+use notify::event::{EventKind, ModifyKind, RenameMode};
 use notify::{Config, ErrorKind, Event, EventKindMask, INotifyWatcher, RecursiveMode, Watcher};
 
 use crate::output::inbox::Inbox;
@@ -27,6 +27,8 @@ pub struct Heard {
     pub names: BTreeSet<PathBuf>,
     /// Files that were written to.
     pub written: BTreeSet<PathBuf>,
+    /// Renames, in order: from, to.
+    pub renames: Vec<(PathBuf, PathBuf)>,
     /// Something was missed: look at everything.
     pub missed: bool,
 }
@@ -83,13 +85,23 @@ impl Ear {
             Ok(Event { kind: EventKind::Modify(ModifyKind::Data(_)), paths, .. }) => {
                 heard.written.extend(paths);
             }
+            Ok(Event {
+                kind: EventKind::Modify(ModifyKind::Name(RenameMode::Both)),
+                paths,
+                ..
+            }) => {
+                if let [from, to] = &paths[..] {
+                    heard.renames.push((from.clone(), to.clone()));
+                }
+                heard.names.extend(paths);
+            }
             Ok(event) => heard.names.extend(event.paths),
             Err(error) => {
                 tracing::warn!(%error, "a watch failed; all directories are listed again");
                 heard.missed = true;
             }
         }
-        if heard.names.len() + heard.written.len() > HEARD_MAX {
+        if heard.names.len() + heard.written.len() + heard.renames.len() > HEARD_MAX {
             *heard = Heard { missed: true, ..Heard::default() };
         }
         drop(heard);
@@ -220,6 +232,7 @@ mod tests {
             let heard = watches.take();
             all.names.extend(heard.names);
             all.written.extend(heard.written);
+            all.renames.extend(heard.renames);
             all.missed |= heard.missed;
             if enough(&all) {
                 return all;
@@ -238,8 +251,9 @@ mod tests {
         watches.watch_names(dir.path()).unwrap();
         std::fs::write(&a, "1").unwrap();
         std::fs::rename(&a, &b).unwrap();
-        let heard = hear(&mut watches, &inbox, |heard| heard.names.len() == 2);
-        assert_eq!(heard.names, BTreeSet::from([a, b.clone()]));
+        let heard = hear(&mut watches, &inbox, |heard| !heard.renames.is_empty());
+        assert_eq!(heard.names, BTreeSet::from([a.clone(), b.clone()]));
+        assert_eq!(heard.renames, [(a, b.clone())]);
         watches.watch_writes(dir.path()).unwrap();
         std::fs::write(&b, "2").unwrap();
         hear(&mut watches, &inbox, |heard| heard.written.contains(&b));
