@@ -114,11 +114,11 @@ impl Session {
         }
         while let Some(ended) = stop.unless(self.once(&mut previous_epoch, &mut backoff)).await {
             let Err(error) = ended;
-            self.away(&error);
             if error.is_fatal() {
                 self.tasks.fail(error.to_string());
                 break;
             }
+            self.away(&error);
             let pause = backoff.next_pause();
             if stop.unless(tokio::time::sleep(pause)).await.is_none() {
                 break;

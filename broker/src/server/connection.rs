@@ -1,7 +1,7 @@
 //! One client's connection: three loops in one task.
 //!
-//! The reader takes frames off the wire, one ahead of the work, so that a client that goes away is noticed while its long
-//! poll waits. The worker handles requests one after another, as Kafka does, with one exception: a Produce that has its
+//! The reader takes frames off the wire ahead of the work, a bounded number, so that a client that goes away is noticed
+//! while its long poll waits, whatever it had sent behind it. The worker handles requests one after another, as Kafka does, with one exception: a Produce that has its
 //! place in the partition's order does not hold up the next one while it waits for the disk. The writer sends answers in
 //! the order of the requests.
 //! Invariants: an answer is never overtaken; an end of the stream lets what was received before it finish; whichever loop
@@ -51,8 +51,9 @@ enum AnswerOutcome {
 pub(super) async fn serve(stream: Stream, peer: Arc<Peer>, services: Arc<Services>, stop: Stop) {
     let (read_half, write_half) = tokio::io::split(stream);
     let (tell_closing, closing) = Closing::new();
-    let (frames, received) = mpsc::channel(1);
-    let (answers, outgoing) = mpsc::channel(services.limits.requests_in_flight);
+    let in_flight = services.limits.requests_in_flight;
+    let (frames, received) = mpsc::channel(in_flight);
+    let (answers, outgoing) = mpsc::channel(in_flight);
     let unanswered = Arc::new(AtomicUsize::new(0));
 
     let reader = Reader {

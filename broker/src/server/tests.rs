@@ -116,10 +116,14 @@ async fn a_long_poll_ends_with_its_connection() {
     broker.topic("t", 1, 0).await;
     let address = broker.listen().await;
     let mut client = RawClient::connect(address).await;
-    client.send(ApiKey::Fetch, 11, 1, &fetch("t", 0, 1, 3_600_000)).await;
+    for id in [1, 2, 3] {
+        client.send(ApiKey::Fetch, 11, id, &fetch("t", 0, 1, 3_600_000)).await;
+    }
     client.stream.shutdown().await.unwrap();
-    // Far sooner than the poll would end.
-    assert_eq!(client.read_id().await, Some(1));
+    // Far sooner than the polls would end.
+    for id in [1, 2, 3] {
+        assert_eq!(client.read_id().await, Some(id));
+    }
     assert_eq!(client.read().await, None);
     broker.stop().await;
 }
