@@ -97,6 +97,10 @@ pub struct FilePart {
 }
 
 impl FilePart {
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     pub fn new(format: Format, path: &[u8]) -> Self {
         let mut after_offset = b",\"file\":{\"path\":".to_vec();
         json::quote_into(&mut after_offset, path);
@@ -157,6 +161,45 @@ impl EventWriter {
         out.extend_from_slice(&self.tail);
     }
 }
+
+/// Makes two values of one that is too large: each with half of the text, the second with its own
+/// offset. Also returns the length of the first half of the text. `None` if it cannot be halved.
+pub fn halve(format: Format, value: &[u8], offset: u64) -> Option<(Vec<u8>, Vec<u8>, u64)> {
+    if format == Format::Raw {
+        let half = value.len() / 2;
+        let (first, second) = (value[..half].to_vec(), value[half..].to_vec());
+        return (half > 0).then_some((first, second, half as u64));
+    }
+    let start = memchr::memmem::find(value, MESSAGE)? + MESSAGE.len();
+    let end = memchr::memmem::rfind(value, AFTER_MESSAGE)?;
+    let quoted = value.get(start - 1..=end)?;
+    let text: String = serde_json::from_slice(quoted).ok()?;
+    // What was not UTF-8 in the file has another length here, so the cut comes before it.
+    let clean = text.find('\u{fffd}').unwrap_or(text.len());
+    let mut half = (text.len() / 2).min(clean);
+    while !text.is_char_boundary(half) {
+        half -= 1;
+    }
+    let (first, second) = text.split_at(half);
+    if first.is_empty() || second.is_empty() {
+        return None;
+    }
+    let offset_at = memchr::memmem::find(value, OFFSET)? + OFFSET.len();
+    let offset_end = offset_at + value[offset_at..].iter().position(|b| !b.is_ascii_digit())?;
+    let mut one = value[..start].to_vec();
+    json::escape_into(&mut one, first.as_bytes());
+    one.extend_from_slice(&value[end..]);
+    let mut two = value[..offset_at].to_vec();
+    push_decimal(&mut two, offset + half as u64);
+    two.extend_from_slice(&value[offset_end..start]);
+    json::escape_into(&mut two, second.as_bytes());
+    two.extend_from_slice(&value[end..]);
+    Some((one, two, half as u64))
+}
+
+const OFFSET: &[u8] = b"\"log\":{\"offset\":";
+const MESSAGE: &[u8] = b"\"message\":\"";
+const AFTER_MESSAGE: &[u8] = b"\",\"input\":{\"type\":\"filestream\"}";
 
 /// Appends `n` in decimal.
 fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
@@ -222,6 +265,33 @@ mod tests {
              \"agent\":{\"id\":\"1a300adf\",\"ephemeral_id\":\"270c28c5\",\"name\":\"web-01\",\
              \"type\":\"filebeat\",\"version\":\"8.14.4\"}}"
         );
+    }
+
+    #[test]
+    fn an_event_that_is_too_large_is_halved() {
+        let writer = EventWriter::new(&sender());
+        let part = FilePart::new(Format::Ecs, b"/var/log/\"message\":\"x");
+        for (text, first, second) in [
+            ("12345678", "1234", "5678"),
+            ("a\"\\\n5678", "a\"\\\n", "5678"),
+            ("123\u{20ac}678", "123", "\u{20ac}678"),
+            ("12\u{fffd}45678", "12", "\u{fffd}45678"),
+        ] {
+            let event = |offset: u64, text: &str| {
+                let mut out = Vec::new();
+                writer.write(&mut out, &part, offset, text.as_bytes());
+                out
+            };
+            let (one, two, len) = halve(Format::Ecs, &event(70, text), 70).unwrap();
+            assert_eq!(one, event(70, first), "{text:?}");
+            assert_eq!(two, event(70 + first.len() as u64, second), "{text:?}");
+            assert_eq!(len, first.len() as u64);
+            let short = event(70, &text[..1]);
+            assert_eq!(halve(Format::Ecs, &short, 70), None);
+        }
+        let halves = halve(Format::Raw, b"12345", 7);
+        assert_eq!(halves, Some((b"12".to_vec(), b"345".to_vec(), 2)));
+        assert_eq!(halve(Format::Raw, b"1", 7), None);
     }
 
     #[test]

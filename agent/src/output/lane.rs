@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::inbox::LaneId;
 use super::link::Command;
 use super::resolve::Doubt;
+use crate::event::{Format, halve};
 use crate::machine::identity::{Generation, Marker, hash_bytes};
 use crate::machine::ledger::{PLANS_OPEN_MAX, Plan, Range, Target};
 
@@ -29,6 +30,8 @@ use crate::machine::ledger::{PLANS_OPEN_MAX, Plan, Range, Target};
 pub const ORIGIN_HEADER: &str = "tailway.origin";
 /// Most generations that share a batch: bounds the plan's record in the journal.
 const RANGES_MAX: usize = 1_000;
+/// However small the batches must be, they have a few lines.
+const BATCH_BYTES_MIN: usize = 2 * 1024;
 /// A buffer that was not used for this long is given back.
 const BUFFER_IDLE: Duration = Duration::from_secs(5);
 /// A batch is decompressed again only to be split, and was made here.
@@ -41,6 +44,7 @@ struct LineMark {
     range: u32,
     /// Offset in the file just behind it.
     file_end: u64,
+    format: Format,
 }
 
 /// A batch and what it was made of.
@@ -87,6 +91,8 @@ pub struct Lane {
     range_used: usize,
     opened_at: Option<Mono>,
     used_at: Mono,
+    /// A buffer of this size is full.
+    batch_bytes: usize,
     sent: VecDeque<Sent>,
     again: VecDeque<Parcel>,
     commands: mpsc::Sender<Command>,
@@ -94,7 +100,12 @@ pub struct Lane {
 
 impl Lane {
     /// A lane whose link listens to `commands`.
-    pub fn new(id: LaneId, target: Target, commands: mpsc::Sender<Command>) -> Self {
+    pub fn new(
+        id: LaneId,
+        target: Target,
+        batch_bytes: usize,
+        commands: mpsc::Sender<Command>,
+    ) -> Self {
         Self {
             id,
             target,
@@ -111,6 +122,7 @@ impl Lane {
             range_used: 0,
             opened_at: None,
             used_at: Mono::ZERO,
+            batch_bytes,
             sent: VecDeque::new(),
             again: VecDeque::new(),
             commands,
@@ -124,6 +136,7 @@ impl Lane {
         &mut self,
         generation: Generation,
         lines: std::ops::Range<u64>,
+        format: Format,
         at: WallMs,
         write: impl FnOnce(&mut Vec<u8>),
     ) {
@@ -132,7 +145,7 @@ impl Lane {
         let range = self.range_of(generation, &lines);
         self.ranges[range].to = lines.end;
         let range = u32::try_from(range).unwrap_or(u32::MAX);
-        self.lines.push(LineMark { range, file_end: lines.end });
+        self.lines.push(LineMark { range, file_end: lines.end, format });
     }
 
     /// The index of the generation's range, which is made if there is none.
@@ -167,8 +180,8 @@ impl Lane {
     }
 
     /// True if another event may be appended.
-    pub fn has_room(&self, batch_bytes: usize) -> bool {
-        self.values.len() < batch_bytes && self.ranges.len() < RANGES_MAX
+    pub fn has_room(&self) -> bool {
+        self.values.len() < self.batch_bytes && self.ranges.len() < RANGES_MAX
     }
 
     /// True if bytes of the generation wait or are on their way.
@@ -206,7 +219,6 @@ impl Lane {
     pub fn next_parcel(
         &mut self,
         builder: &mut BatchBuilder,
-        batch_bytes: usize,
         linger: Duration,
         now: Mono,
     ) -> Result<Option<Parcel>, WireError> {
@@ -217,7 +229,7 @@ impl Lane {
             return Ok(Some(parcel));
         }
         let due = self.opened_at.is_some_and(|at| at + linger <= now);
-        if self.ends.is_empty() || (!due && self.has_room(batch_bytes)) {
+        if self.ends.is_empty() || (!due && self.has_room()) {
             return Ok(None);
         }
         let values: Vec<(&[u8], WallMs)> = pieces(&self.values, &self.ends).collect();
@@ -287,9 +299,14 @@ impl Lane {
     // Beginning, and beginning again.
 
     /// Asks the link to find out about `doubts` and get ready.
-    pub fn begin(&mut self, doubts: Vec<Doubt>, scan_from: Option<i64>) {
+    pub fn begin(&mut self, doubts: Vec<Doubt>, scan_from: Option<i64>, settle: bool) {
         self.phase = Phase::Beginning;
-        drop(self.commands.try_send(Command::Begin { doubts, scan_from }));
+        drop(self.commands.try_send(Command::Begin { doubts, scan_from, settle }));
+    }
+
+    /// A batch was refused because it was too large: those that follow are smaller.
+    pub fn shrink_batches(&mut self) {
+        self.batch_bytes = (self.batch_bytes / 2).max(BATCH_BYTES_MIN);
     }
 
     /// The link is ready: batches go out under this identity from sequence 0 on.
@@ -354,17 +371,30 @@ fn origin(ranges: &[Range]) -> String {
     origin
 }
 
-/// Makes two parcels of one; `None` if it has a single record.
+/// Makes two parcels of one, if need be by cutting its only record in two; `None` if that cannot be.
 pub fn split(
     parcel: &Parcel,
     builder: &mut BatchBuilder,
 ) -> Result<Option<[Parcel; 2]>, WireError> {
-    if parcel.lines.len() < 2 {
-        return Ok(None);
-    }
     let batch = Batch::parse(&parcel.bytes)?;
     let records: Result<Vec<_>, _> = batch.records(SPLIT_BYTES_MAX)?.collect();
     let records = records?;
+    if let ([line], [range], [record]) = (&parcel.lines[..], &parcel.ranges[..], &records[..]) {
+        let value = record.value.as_deref().unwrap_or_default();
+        let halves = halve(line.format, value, range.from);
+        let Some((first, second, len)) = halves.filter(|h| range.from + h.2 < range.to) else {
+            return Ok(None);
+        };
+        let middle = range.from + len;
+        let mut make = |value: &[u8], range: Range| -> Result<Parcel, WireError> {
+            let at = WallMs(record.timestamp);
+            let bytes = build(builder, &[(value, at)], &[range])?;
+            let lines = vec![LineMark { file_end: range.to, ..*line }];
+            Ok(Parcel { bytes, count: 1, ranges: vec![range], lines })
+        };
+        let before = Range { to: middle, marker: Marker::default(), ..*range };
+        return Ok(Some([make(&first, before)?, make(&second, Range { from: middle, ..*range })?]));
+    }
     let half = records.len() / 2;
     let mut make = |from: usize, to: usize| -> Result<Parcel, WireError> {
         let (ranges, lines) = parcel.part(from, to);
@@ -397,10 +427,8 @@ impl Parcel {
                 ranges.len() - 1
             });
             ranges[index].to = mark.file_end;
-            lines.push(LineMark {
-                range: u32::try_from(index).unwrap_or(u32::MAX),
-                file_end: mark.file_end,
-            });
+            let range = u32::try_from(index).unwrap_or(u32::MAX);
+            lines.push(LineMark { range, ..*mark });
         }
         for range in &mut ranges {
             let whole = self.ranges.iter().find(|whole| whole.generation == range.generation);

@@ -15,7 +15,7 @@ fn target() -> Target {
 
 fn lane() -> (Lane, mpsc::Receiver<Command>) {
     let (commands, heard) = mpsc::channel(8);
-    (Lane::new(0, target(), commands), heard)
+    (Lane::new(0, target(), 1_000, commands), heard)
 }
 
 fn identity() -> ProducerIdentity {
@@ -23,7 +23,9 @@ fn identity() -> ProducerIdentity {
 }
 
 fn put(lane: &mut Lane, generation: Generation, from: u64, to: u64, value: &str) {
-    lane.append(generation, from..to, WallMs(9), |out| out.extend_from_slice(value.as_bytes()));
+    lane.append(generation, from..to, Format::Raw, WallMs(9), |out| {
+        out.extend_from_slice(value.as_bytes());
+    });
     lane.mark(generation, Marker::of(value.as_bytes()), NOW);
 }
 
@@ -43,7 +45,7 @@ fn spans(parcel: &Parcel) -> Vec<(Generation, u64, u64)> {
 }
 
 fn next(lane: &mut Lane, now: Mono) -> Option<Parcel> {
-    lane.next_parcel(&mut builder(), 1_000, LINGER, now).unwrap()
+    lane.next_parcel(&mut builder(), LINGER, now).unwrap()
 }
 
 #[test]
@@ -64,7 +66,7 @@ fn a_full_buffer_is_sent_at_once() {
     let (mut lane, _heard) = lane();
     lane.began(identity());
     put(&mut lane, A, 0, 2_000, &"x".repeat(1_000));
-    assert!(!lane.has_room(1_000));
+    assert!(!lane.has_room());
     assert!(next(&mut lane, NOW).is_some());
 }
 
@@ -165,5 +167,18 @@ fn a_parcel_splits_into_the_same_records_and_ranges() {
     assert_eq!(second.ranges[1].marker, Marker::of(format!("{A:?}-9").as_bytes()));
     let [one, two] = split(&first, &mut builder()).unwrap().unwrap();
     assert_eq!((spans(&one), spans(&two)), (vec![(A, 0, 5)], vec![(A, 5, 9)]));
-    assert_eq!(split(&one, &mut builder()).unwrap(), None);
+}
+
+#[test]
+fn a_parcel_of_one_line_is_cut_where_its_halves_lie_in_the_file() {
+    let (mut lane, _heard) = lane();
+    lane.began(identity());
+    put(&mut lane, A, 100, 109, "12345678");
+    let parcel = next(&mut lane, NOW + LINGER).unwrap();
+    let [one, two] = split(&parcel, &mut builder()).unwrap().unwrap();
+    assert_eq!((values(&one), spans(&one)), (vec!["1234".into()], vec![(A, 100, 104)]));
+    assert_eq!((values(&two), spans(&two)), (vec!["5678".into()], vec![(A, 104, 109)]));
+    put(&mut lane, A, 109, 111, "1");
+    let parcel = next(&mut lane, NOW + LINGER).unwrap();
+    assert_eq!(split(&parcel, &mut builder()).unwrap(), None);
 }

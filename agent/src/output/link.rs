@@ -31,8 +31,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Command {
     /// Find out about `doubts`, then get ready to send. `scan_from`: where to look; `None` if
-    /// nothing was ever sent to this partition.
-    Begin { doubts: Vec<Doubt>, scan_from: Option<i64> },
+    /// nothing was ever sent to this partition. `settle`: requests may still be on their way.
+    Begin { doubts: Vec<Doubt>, scan_from: Option<i64>, settle: bool },
     /// A batch with the next sequences of the identity in `Began`.
     Batch { bytes: Bytes, count: i32 },
 }
@@ -69,7 +69,10 @@ impl Link {
         loop {
             let Some(Some(command)) = stop.unless(commands.recv()).await else { return };
             // Batches that were on their way when the pipeline stopped come again later.
-            let Command::Begin { doubts, scan_from } = command else { continue };
+            let Command::Begin { doubts, scan_from, settle } = command else { continue };
+            if settle && stop.unless(tokio::time::sleep(SETTLE)).await.is_none() {
+                return;
+            }
             let Some((began, missing)) = self.begin(&doubts, scan_from, &mut stop).await else {
                 return;
             };
@@ -89,9 +92,6 @@ impl Link {
     ) -> Option<(Began, Missing)> {
         let seed = self.partition.partition.unsigned_abs();
         let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX, u64::from(seed));
-        if !doubts.is_empty() {
-            stop.unless(tokio::time::sleep(SETTLE)).await?;
-        }
         loop {
             match stop.unless(self.try_begin(doubts, scan_from)).await? {
                 Ok(began) => return Some(began),
@@ -146,7 +146,10 @@ impl Link {
                         self.look_again(&mut missing, &ack).await;
                         self.inbox.send(Message::Acked { lane: self.lane, ack });
                     }
-                    SenderEvent::Retrying { cause, .. } => self.tell_trouble(cause),
+                    SenderEvent::Retrying { cause, .. } => {
+                        self.tell_trouble(cause);
+                        stop.unless(self.create_if_gone()).await?;
+                    }
                     SenderEvent::Stopped { reason, open } => {
                         self.tell_stopped(reason, open);
                         return Some(());
@@ -160,6 +163,18 @@ impl Link {
                     }
                 },
             }
+        }
+    }
+
+    /// A topic that was deleted is created anew, as it was the first time.
+    async fn create_if_gone(&self) {
+        let topic = &self.partition.topic;
+        let found = self.client.topic(topic).await;
+        if !matches!(found, Err(ClientError::UnknownTopic { .. })) {
+            return;
+        }
+        if let Err(error) = self.client.topic_or_create(topic).await {
+            self.tell_trouble(error.to_string());
         }
     }
 

@@ -29,7 +29,7 @@ impl Shipper {
     fn read_piece(&mut self, key: FileKey, lane: usize) -> Event {
         let now = self.clock.mono();
         let at = self.clock.wall();
-        let Self { files, lanes, buffer, writer, config, metrics, .. } = self;
+        let Self { files, lanes, buffer, writer, metrics, .. } = self;
         let Some(file) = files.get_mut(&key) else { return Event::Tick };
         let Some(descriptor) = &file.descriptor else { return Event::Read { bytes: 0 } };
         let want = file.machine.lines.next_read(TURN_BYTES);
@@ -63,7 +63,6 @@ impl Shipper {
         }
         writer.set_time(at);
         let lane = &mut lanes[lane];
-        let batch_bytes = config.output.batch_bytes;
         let (generation, part) = (file.generation, &file.part);
         let full = std::cell::Cell::new(false);
         let start = file.machine.read();
@@ -72,10 +71,10 @@ impl Shipper {
             bytes,
             || !full.get(),
             |line| {
-                lane.append(generation, line.offset..line.end, at, |out| {
+                lane.append(generation, line.offset..line.end, part.format(), at, |out| {
                     writer.write(out, part, line.offset, line.text);
                 });
-                full.set(!lane.has_room(batch_bytes));
+                full.set(!lane.has_room());
             },
         );
         let consumed = file.machine.read() - start;
@@ -107,7 +106,7 @@ impl Shipper {
         let Some(line) = file.machine.lines.take_rest(&rest[..read]) else { return Ok(()) };
         writer.set_time(at);
         let (generation, part) = (file.generation, &file.part);
-        lanes[lane].append(generation, line.offset..line.end, at, |out| {
+        lanes[lane].append(generation, line.offset..line.end, part.format(), at, |out| {
             writer.write(out, part, line.offset, line.text);
         });
         let whole = [file.before.bytes(), &rest[..read]].concat();

@@ -47,6 +47,8 @@ pub(super) struct Restart {
     /// What was on its way, oldest first.
     sent: Vec<Sent>,
     too_large: bool,
+    /// It was too large and could not be split.
+    hopeless: bool,
     begun: bool,
 }
 
@@ -159,8 +161,7 @@ impl Shipper {
     pub(super) fn lane_with_room(&mut self, key: FileKey) -> Result<Option<LaneId>, ShipError> {
         let Some(id) = self.lane_of_file(key)? else { return Ok(None) };
         let has_room = |shipper: &Self| {
-            shipper.lanes[id].has_room(shipper.config.output.batch_bytes)
-                && shipper.spool_bytes() < shipper.config.spool_bytes
+            shipper.lanes[id].has_room() && shipper.spool_bytes() < shipper.config.spool_bytes
         };
         if !has_room(self) {
             self.pump(id)?;
@@ -223,7 +224,8 @@ impl Shipper {
         };
         let name = format!("link {}-{}", target.topic, target.partition);
         self.tasks.spawn(name, |stop| link.run(heard, stop));
-        let mut lane = Lane::new(id, target.clone(), commands);
+        let batch_bytes = self.config.output.batch_bytes;
+        let mut lane = Lane::new(id, target.clone(), batch_bytes, commands);
         let ledger = self.registry.ledger();
         let doubts: Vec<Doubt> = ledger.plans_of(target).map(doubt).collect();
         if !doubts.is_empty() {
@@ -234,7 +236,8 @@ impl Shipper {
                 "finding out what became of batches that were sent before"
             );
         }
-        lane.begin(doubts, ledger.scan_from.get(target).copied());
+        let settle = !doubts.is_empty();
+        lane.begin(doubts, ledger.scan_from.get(target).copied(), settle);
         self.lane_of.insert(target.clone(), id);
         self.lanes.push(lane);
         id
@@ -253,10 +256,8 @@ impl Shipper {
     pub(super) fn pump(&mut self, id: LaneId) -> Result<(), ShipError> {
         loop {
             let (now, linger) = (self.clock.mono(), self.linger());
-            let batch_bytes = self.config.output.batch_bytes;
             let lane = &mut self.lanes[id];
-            let Some(parcel) = lane.next_parcel(&mut self.builder, batch_bytes, linger, now)?
-            else {
+            let Some(parcel) = lane.next_parcel(&mut self.builder, linger, now)? else {
                 return Ok(());
             };
             let number = self.registry.ledger().plan_next();
@@ -316,7 +317,7 @@ impl Shipper {
             return Ok(());
         }
         for id in 0..self.lanes.len() {
-            if !self.lanes[id].has_room(self.config.output.batch_bytes) {
+            if !self.lanes[id].has_room() {
                 continue;
             }
             for key in std::mem::take(&mut self.lanes[id].waiting) {
@@ -378,13 +379,18 @@ impl Shipper {
         lane.trouble = Some(text);
         let now = self.clock.mono();
         let sent = Vec::from(lane.take_sent());
-        let can_split = sent.first().is_some_and(|sent| sent.parcel.count > 1);
+        if too_large {
+            self.lanes[id].shrink_batches();
+        }
+
         let pause = match self.restarts.get(&id) {
-            _ if too_large && can_split => Duration::ZERO,
+            None if too_large => Duration::ZERO,
+            Some(before) if too_large && !before.hopeless => Duration::ZERO,
             Some(before) => (before.pause * 2).clamp(RESTART_FIRST, RESTART_MAX),
             None => RESTART_FIRST,
         };
-        let restart = Restart { at: now + pause, pause, sent, too_large, begun: false };
+        let at = now + pause;
+        let restart = Restart { at, pause, sent, too_large, hopeless: false, begun: false };
         self.restarts.insert(id, restart);
         self.restart_lanes(now);
     }
@@ -400,7 +406,8 @@ impl Shipper {
             let lane = &mut self.lanes[*id];
             let doubts = ledger.plans_of(&lane.target).map(doubt).collect();
             let scan_from = ledger.scan_from.get(&lane.target).copied();
-            lane.begin(doubts, scan_from);
+            // What was refused for its size is not on its way any more.
+            lane.begin(doubts, scan_from, !restart.too_large);
         }
     }
 
@@ -456,7 +463,10 @@ impl Shipper {
                 }
             }
         }
-        let parcels = self.parcels_again(again, too_large)?;
+        let (parcels, hopeless) = self.parcels_again(again, too_large)?;
+        if let Some(restart) = self.restarts.get_mut(&id) {
+            restart.hopeless = hopeless;
+        }
         self.lanes[id].send_again(parcels);
         self.lanes[id].began(began.identity);
         if from_earlier_run {
@@ -471,23 +481,26 @@ impl Shipper {
         Ok(self.registry.record(Record::Void { plan, why: why.to_owned() })?)
     }
 
-    /// Parcels to send again; the first is split if it was too large.
+    /// Parcels to send again; the first is split if it was too large. Also whether it could not be.
     fn parcels_again(
         &mut self,
         sent: Vec<Sent>,
         too_large: bool,
-    ) -> Result<Vec<Parcel>, ShipError> {
-        let mut parcels = Vec::new();
+    ) -> Result<(Vec<Parcel>, bool), ShipError> {
+        let (mut parcels, mut hopeless) = (Vec::new(), false);
         for (at, sent) in sent.into_iter().enumerate() {
             let parcel = sent.parcel;
             let is_culprit = too_large && at == 0;
             let halves = if is_culprit { split(&parcel, &mut self.builder)? } else { None };
-            match halves {
-                Some(halves) => parcels.extend(halves),
-                None => parcels.push(parcel),
+            if let Some(halves) = halves {
+                self.metrics.lines_cut.inc_by(u64::from(parcel.count == 1));
+                parcels.extend(halves);
+            } else {
+                hopeless |= is_culprit;
+                parcels.push(parcel);
             }
         }
-        Ok(parcels)
+        Ok((parcels, hopeless))
     }
 
     /// Generations with plans that an earlier run left.
