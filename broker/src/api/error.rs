@@ -30,7 +30,9 @@ pub fn partition_error_code(error: &PartitionError) -> ErrorCode {
 /// says "try again".
 pub fn controller_error_code(error: &ControllerError) -> ErrorCode {
     match error {
-        ControllerError::Away { .. } | ControllerError::Call(_) => ErrorCode::REQUEST_TIMED_OUT,
+        ControllerError::Away { .. }
+        | ControllerError::Call(_)
+        | ControllerError::TooSlow { .. } => ErrorCode::REQUEST_TIMED_OUT,
         ControllerError::Refused(_) => ErrorCode::POLICY_VIOLATION,
     }
 }

@@ -11,7 +11,7 @@ use tailway_wire::api::ApiKey;
 use tailway_wire::error_code::ErrorCode;
 use tailway_wire::messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, CreateTopicsRequest,
-    CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    CreateTopicsResponse, Decodable, DeleteTopicsRequest, DeleteTopicsResponse, Encodable,
 };
 
 use super::link::{self, CallError, Link, LinkState, LinkWatch};
@@ -21,6 +21,8 @@ use super::session::error_text;
 const CREATE_TOPICS_VERSION: i16 = 7;
 const DELETE_TOPICS_VERSION: i16 = 6;
 const ALLOCATE_PRODUCER_IDS_VERSION: i16 = 0;
+/// A request that says "do not wait" is waited for this long all the same: its answer is nearly always there by then.
+const WAIT_MIN: Duration = Duration::from_secs(1);
 
 /// Why the coordinator did not decide.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -32,6 +34,11 @@ pub enum ControllerError {
     Away { addresses: String, cause: String },
     #[error("{0}; whether it was carried out is not known")]
     Call(CallError),
+    #[error(
+        "the coordinator did not answer within {after:?}, the request's own timeout; whether it was carried out is \
+         not known"
+    )]
+    TooSlow { after: Duration },
     #[error("the coordinator refused: {0}")]
     Refused(String),
 }
@@ -64,28 +71,40 @@ impl Controller {
         }
     }
 
+    /// Waits for the answer `at_most` this long, but never so briefly that no coordinator could give it.
     pub async fn create_topics(
         &self,
         request: &CreateTopicsRequest,
         at_most: Duration,
     ) -> Result<CreateTopicsResponse, ControllerError> {
-        let link = self.link_or_error()?;
-        let timeout = self.timeout.min(at_most);
-        link::call(&link.rpc, ApiKey::CreateTopics, CREATE_TOPICS_VERSION, request, timeout)
-            .await
-            .map_err(ControllerError::Call)
+        self.ask(ApiKey::CreateTopics, CREATE_TOPICS_VERSION, request, at_most).await
     }
 
+    /// As `create_topics`.
     pub async fn delete_topics(
         &self,
         request: &DeleteTopicsRequest,
         at_most: Duration,
     ) -> Result<DeleteTopicsResponse, ControllerError> {
+        self.ask(ApiKey::DeleteTopics, DELETE_TOPICS_VERSION, request, at_most).await
+    }
+
+    /// A client's timeout only ends its own wait. The call keeps the broker's: one that runs out of time ends the
+    /// connection, which everybody else uses too.
+    async fn ask<Q: Encodable, A: Decodable>(
+        &self,
+        api: ApiKey,
+        version: i16,
+        request: &Q,
+        at_most: Duration,
+    ) -> Result<A, ControllerError> {
         let link = self.link_or_error()?;
-        let timeout = self.timeout.min(at_most);
-        link::call(&link.rpc, ApiKey::DeleteTopics, DELETE_TOPICS_VERSION, request, timeout)
-            .await
-            .map_err(ControllerError::Call)
+        let at_most = at_most.max(WAIT_MIN);
+        let call = link::call(&link.rpc, api, version, request, self.timeout);
+        match tokio::time::timeout(at_most, call).await {
+            Ok(answer) => answer.map_err(ControllerError::Call),
+            Err(_) => Err(ControllerError::TooSlow { after: at_most }),
+        }
     }
 
     /// A block of producer ids that nobody else gets: first id and length.
