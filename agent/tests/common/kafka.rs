@@ -1,0 +1,286 @@
+//! A Kafka of one topic and one partition in memory, with a producer's sequences checked as Kafka
+//! checks them, and with faults on demand. It speaks through the same codec as the client, so it
+//! is no witness for the protocol; it is one for what the agent does when things go wrong.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+
+use bytes::Bytes;
+use tailway_wire::api::{ApiKey, Server, api_versions_response};
+use tailway_wire::error_code::ErrorCode;
+use tailway_wire::fetch::{FetchResponse, FetchableTopic, FetchedPartition};
+use tailway_wire::frame::{RequestHeader, decode_request, encode_response, parse_request_header};
+use tailway_wire::messages::list_offsets_response::{
+    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
+};
+use tailway_wire::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use tailway_wire::messages::{
+    FetchRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+    MetadataResponse, StrBytes, TopicName,
+};
+use tailway_wire::produce::{
+    PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
+};
+use tailway_wire::record::{Batch, BatchIter, patch_base_offset};
+
+use super::PATIENCE;
+
+/// What Produce does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    None,
+    /// Stores batches and does not answer.
+    NoAnswer,
+    /// Neither stores nor answers.
+    Deaf,
+    /// Refuses batches above this size.
+    SizeMax(usize),
+}
+
+#[derive(Debug)]
+struct State {
+    fault: Fault,
+    log: Vec<(i64, Bytes)>,
+    end: i64,
+    /// Next sequence of each producer, and where its batches are.
+    producers: BTreeMap<i64, (i32, BTreeMap<i32, i64>)>,
+    producer_next: i64,
+    produces: usize,
+}
+
+/// The broker; clones are the same one.
+#[derive(Debug, Clone)]
+pub(crate) struct Kafka {
+    address: SocketAddr,
+    state: Arc<(Mutex<State>, Condvar)>,
+}
+
+impl Kafka {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let state = State {
+            fault: Fault::None,
+            log: Vec::new(),
+            end: 0,
+            producers: BTreeMap::new(),
+            producer_next: 1_000,
+            produces: 0,
+        };
+        let kafka = Self {
+            address: listener.local_addr().unwrap(),
+            state: Arc::new((Mutex::new(state), Condvar::new())),
+        };
+        let serving = kafka.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let kafka = serving.clone();
+                std::thread::spawn(move || kafka.serve(stream));
+            }
+        });
+        kafka
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn set_fault(&self, fault: Fault) {
+        self.state.0.lock().unwrap().fault = fault;
+    }
+
+    /// The messages of all events, in order.
+    pub(crate) fn messages(&self) -> Vec<String> {
+        messages(&self.state.0.lock().unwrap())
+    }
+
+    /// Waits until `n` events are stored.
+    pub(crate) fn wait_for(&self, n: usize) -> Vec<String> {
+        let guard = self.state.0.lock().unwrap();
+        let short = |state: &mut State| messages(state).len() < n;
+        let (state, waited) = self.state.1.wait_timeout_while(guard, PATIENCE, short).unwrap();
+        assert!(
+            !waited.timed_out(),
+            "{n} events were waited for, there are {:?}",
+            messages(&state)
+        );
+        messages(&state)
+    }
+
+    /// Waits for that many Produce requests in all.
+    pub(crate) fn wait_for_produces(&self, n: usize) {
+        let guard = self.state.0.lock().unwrap();
+        let few = |state: &mut State| state.produces < n;
+        let (state, waited) = self.state.1.wait_timeout_while(guard, PATIENCE, few).unwrap();
+        assert!(!waited.timed_out(), "{n} requests were waited for, {} came", state.produces);
+    }
+
+    /// A header of the first record of each batch.
+    pub(crate) fn batch_headers(&self, key: &str) -> Vec<String> {
+        let state = self.state.0.lock().unwrap();
+        let first = |(_, bytes): &(i64, Bytes)| {
+            let records = Batch::parse(bytes).unwrap().records(1 << 24).unwrap();
+            let record = records.map(Result::unwrap).next().unwrap();
+            String::from_utf8(record.headers.get(key).unwrap().to_vec()).unwrap()
+        };
+        state.log.iter().map(first).collect()
+    }
+
+    fn serve(&self, mut stream: TcpStream) {
+        let mut length = [0; 4];
+        while stream.read_exact(&mut length).is_ok() {
+            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+            if stream.read_exact(&mut frame).is_err() {
+                return;
+            }
+            let (header, body) = parse_request_header(Bytes::from(frame)).unwrap();
+            for segment in self.answer(&header, body) {
+                if stream.write_all(&segment).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn answer(&self, header: &RequestHeader, body: Bytes) -> Vec<Bytes> {
+        let version = header.api_version;
+        let one = |bytes: Bytes| vec![bytes];
+        match header.api().unwrap() {
+            ApiKey::ApiVersions => {
+                one(encode_response(header, &api_versions_response(Server::Broker)).unwrap())
+            }
+            ApiKey::Metadata => {
+                let request = decode_request(body, version).unwrap();
+                one(encode_response(header, &self.metadata(request)).unwrap())
+            }
+            ApiKey::InitProducerId => {
+                let mut state = self.state.0.lock().unwrap();
+                state.producer_next += 1;
+                let id = state.producer_next;
+                let response = InitProducerIdResponse::default().with_producer_id(id.into());
+                one(encode_response(header, &response).unwrap())
+            }
+            ApiKey::ListOffsets => {
+                let request = decode_request(body, version).unwrap();
+                one(encode_response(header, &self.list_offsets(request)).unwrap())
+            }
+            ApiKey::Produce => {
+                let request = ProduceRequest::decode(body, version).unwrap();
+                match self.produce(request) {
+                    Some(response) => one(response.encode(version, header.correlation_id).unwrap()),
+                    None => Vec::new(),
+                }
+            }
+            ApiKey::Fetch => {
+                let request = decode_request(body, version).unwrap();
+                self.fetch(request).encode(version, header.correlation_id).unwrap()
+            }
+            other => panic!("the agent sent {other:?}"),
+        }
+    }
+
+    fn metadata(&self, request: MetadataRequest) -> MetadataResponse {
+        let broker = MetadataResponseBroker::default()
+            .with_node_id(0.into())
+            .with_host(StrBytes::from_static_str("127.0.0.1"))
+            .with_port(i32::from(self.address.port()));
+        let partition = MetadataResponsePartition::default()
+            .with_partition_index(0)
+            .with_leader_id(0.into())
+            .with_replica_nodes(vec![0.into()])
+            .with_isr_nodes(vec![0.into()]);
+        let topics = request.topics.unwrap_or_default().into_iter().map(|topic| {
+            MetadataResponseTopic::default()
+                .with_name(topic.name)
+                .with_partitions(vec![partition.clone()])
+        });
+        MetadataResponse::default()
+            .with_brokers(vec![broker])
+            .with_cluster_id(Some(StrBytes::from_static_str("test")))
+            .with_topics(topics.collect())
+    }
+
+    fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
+        let end = self.state.0.lock().unwrap().end;
+        let topic = request.topics.into_iter().next().unwrap();
+        let latest = topic.partitions[0].timestamp == -1;
+        let partition =
+            ListOffsetsPartitionResponse::default().with_offset(if latest { end } else { 0 });
+        let topic = ListOffsetsTopicResponse::default()
+            .with_name(topic.name)
+            .with_partitions(vec![partition]);
+        ListOffsetsResponse::default().with_topics(vec![topic])
+    }
+
+    fn produce(&self, request: ProduceRequest) -> Option<ProduceResponse> {
+        let mut state = self.state.0.lock().unwrap();
+        state.produces += 1;
+        let name = request.topics[0].name.clone();
+        let bytes = request.topics[0].partitions[0].records.clone().unwrap();
+        let outcome = match state.fault {
+            Fault::Deaf => None,
+            Fault::SizeMax(max) if bytes.len() > max => Some(Err(ErrorCode::MESSAGE_TOO_LARGE)),
+            Fault::NoAnswer => state.append(bytes).err().map(Err),
+            Fault::None | Fault::SizeMax(_) => Some(state.append(bytes)),
+        };
+        self.state.1.notify_all();
+        let partition = match outcome? {
+            Ok(offset) => PartitionProduceResponse::stored(0, offset, -1, 0),
+            Err(code) => PartitionProduceResponse::refused(0, code, None),
+        };
+        let topic = TopicProduceResponse { name, partitions: vec![partition] };
+        Some(ProduceResponse { topics: vec![topic], throttle_time_ms: 0 })
+    }
+
+    fn fetch(&self, request: FetchRequest) -> FetchResponse {
+        let state = self.state.0.lock().unwrap();
+        let from = request.topics[0].partitions[0].fetch_offset;
+        let records =
+            state.log.iter().filter(|(base, _)| *base >= from).map(|(_, bytes)| bytes.clone());
+        let partition = FetchedPartition::read(0, state.end, 0, records.collect());
+        let name: TopicName = request.topics[0].topic.clone();
+        let topics = vec![FetchableTopic { name, partitions: vec![partition] }];
+        FetchResponse { throttle_time_ms: 0, error_code: ErrorCode::NONE, session_id: 0, topics }
+    }
+}
+
+impl State {
+    /// Stores a batch, or recognises it, or refuses a gap, as Kafka does.
+    fn append(&mut self, bytes: Bytes) -> Result<i64, ErrorCode> {
+        let batch = Batch::parse(&bytes).unwrap();
+        batch.validate().unwrap();
+        let (id, sequence) = (batch.header.producer_id, batch.header.base_sequence);
+        let (next, known) = self.producers.entry(id).or_insert((sequence, BTreeMap::new()));
+        if let Some(offset) = known.get(&sequence) {
+            return Ok(*offset);
+        }
+        if *next != sequence {
+            return Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+        }
+        let offset = self.end;
+        *next += batch.header.records_count;
+        known.insert(sequence, offset);
+        self.end += i64::from(batch.header.records_count);
+        let mut stored = bytes.to_vec();
+        patch_base_offset(&mut stored, offset).unwrap();
+        self.log.push((offset, Bytes::from(stored)));
+        Ok(offset)
+    }
+}
+
+fn messages(state: &State) -> Vec<String> {
+    let mut messages = Vec::new();
+    for (_, bytes) in &state.log {
+        for batch in BatchIter::new(bytes.clone()) {
+            for record in batch.unwrap().records(1 << 24).unwrap() {
+                let value = record.unwrap().value.unwrap();
+                let event: serde_json::Value = serde_json::from_slice(&value).unwrap();
+                messages.push(event["message"].as_str().unwrap().to_owned());
+            }
+        }
+    }
+    messages
+}

@@ -1,0 +1,186 @@
+//! Each line once and in order, whatever happens to the files, the agent and the broker.
+#![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
+
+mod common;
+
+use common::kafka::{Fault, Kafka};
+use common::{Agent, numbers};
+
+fn expected(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+fn sorted(mut lines: Vec<String>) -> Vec<String> {
+    lines.sort_by_key(|line| line.parse::<u32>().unwrap());
+    lines
+}
+
+#[test]
+fn a_restart_neither_loses_nor_repeats() {
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    let mut end = 0;
+    for _ in 0..4 {
+        agent.write("a.log", &numbers(end..end + 50));
+        agent.start();
+        agent.write("a.log", &numbers(end + 50..end + 100));
+        end += 100;
+        kafka.wait_for(end as usize);
+        agent.stop();
+    }
+    assert_eq!(kafka.messages(), expected(0..end));
+}
+
+#[test]
+fn a_rotated_file_is_read_to_its_end_also_when_nobody_watched() {
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    agent.write("a.log", &numbers(0..10));
+    agent.start();
+    kafka.wait_for(10);
+    // While it runs.
+    agent.write("a.log", &numbers(10..20));
+    agent.rename("a.log", "a.log.1");
+    agent.write("a.log", &numbers(20..30));
+    kafka.wait_for(30);
+    agent.stop();
+    // While it does not: one file goes on under another name, one comes and goes unseen.
+    agent.write("a.log", &numbers(30..40));
+    agent.rename("a.log.1", "a.log.3");
+    agent.rename("a.log", "a.log.2");
+    agent.write("a.log", &numbers(40..50));
+    agent.rename("a.log", "a.log.1");
+    agent.write("a.log", &numbers(50..60));
+    agent.start();
+    kafka.wait_for(60);
+    agent.write("a.log.2", &numbers(60..61));
+    kafka.wait_for(61);
+    agent.stop();
+    assert_eq!(sorted(kafka.messages()), expected(0..61), "{}", agent.log());
+}
+
+#[test]
+fn a_truncated_file_is_read_from_its_start() {
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    agent.write("a.log", &numbers(0..10));
+    agent.start();
+    kafka.wait_for(10);
+    // Shorter; then as long as before, with other bytes.
+    std::fs::write(agent.path("a.log"), "10\n").unwrap();
+    kafka.wait_for(11);
+    std::fs::write(agent.path("a.log"), "11\n").unwrap();
+    kafka.wait_for(12);
+    agent.stop();
+    std::fs::write(agent.path("a.log"), "12\n").unwrap();
+    agent.start();
+    kafka.wait_for(13);
+    agent.stop();
+    assert_eq!(kafka.messages(), expected(0..13), "{}", agent.log());
+}
+
+#[test]
+fn a_deleted_file_is_read_to_its_end() {
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    agent.start();
+    let mut file = std::fs::File::create(agent.path("a.log")).unwrap();
+    std::io::Write::write_all(&mut file, b"0\n").unwrap();
+    kafka.wait_for(1);
+    std::fs::remove_file(agent.path("a.log")).unwrap();
+    std::io::Write::write_all(&mut file, b"1\n").unwrap();
+    kafka.wait_for(2);
+    agent.write("a.log", "2\n");
+    kafka.wait_for(3);
+    agent.stop();
+    assert_eq!(kafka.messages(), expected(0..3), "{}", agent.log());
+}
+
+/// The agent is killed while the broker has its batches, or has them not, and never said so.
+#[test]
+fn what_a_kill_left_in_doubt_is_found_out() {
+    for (fault, stored) in [(Fault::NoAnswer, true), (Fault::Deaf, false)] {
+        let kafka = Kafka::start();
+        let mut agent = Agent::new(&kafka, "");
+        agent.write("a.log", &numbers(0..10));
+        agent.start();
+        kafka.wait_for(10);
+        kafka.set_fault(fault);
+        agent.write("a.log", &numbers(10..20));
+        kafka.wait_for_produces(2);
+        agent.kill();
+        let found = kafka.messages().len();
+        assert_eq!(found > 10, stored, "{fault:?}: {found} are there");
+        kafka.set_fault(Fault::None);
+        agent.write("a.log", &numbers(20..30));
+        agent.start();
+        kafka.wait_for(30);
+        agent.stop();
+        assert_eq!(kafka.messages(), expected(0..30), "{fault:?}\n{}", agent.log());
+        let said =
+            if stored { "a batch in doubt is stored" } else { "a batch in doubt is not stored" };
+        assert!(agent.log().contains(said), "{fault:?}: it must say `{said}`\n{}", agent.log());
+    }
+}
+
+#[test]
+fn an_ack_that_got_lost_is_made_up_for() {
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    agent.start();
+    kafka.set_fault(Fault::NoAnswer);
+    agent.write("a.log", &numbers(0..10));
+    kafka.wait_for(10);
+    // The first attempt times out; the second is recognised as a duplicate.
+    kafka.wait_for_produces(2);
+    kafka.set_fault(Fault::None);
+    agent.write("a.log", &numbers(10..20));
+    kafka.wait_for(20);
+    agent.stop();
+    assert_eq!(kafka.messages(), expected(0..20), "{}", agent.log());
+}
+
+#[test]
+fn what_is_too_large_is_split_and_at_last_cut() {
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, ", format: ecs");
+    kafka.set_fault(Fault::SizeMax(1_500));
+    // Lines that do not compress: pseudo-random letters.
+    let mut seed = 1_u64;
+    let mut letters = |n: usize| -> String {
+        (0..n)
+            .map(|_| {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                char::from(b'!' + u8::try_from((seed >> 40) % 90).unwrap())
+            })
+            .collect()
+    };
+    let mut lines: Vec<String> = (0..20).map(|_| letters(200)).collect();
+    lines.push(letters(4_000));
+    agent.write("a.log", &(lines.join("\n") + "\n"));
+    agent.start();
+    let whole = lines.concat();
+    let mut n = lines.len();
+    while kafka.wait_for(n).concat().len() < whole.len() {
+        n += 1;
+    }
+    agent.stop();
+    let messages = kafka.messages();
+    assert_eq!(messages.concat(), whole, "{}", agent.log());
+    assert_eq!(messages[..20], lines[..20]);
+    assert!(messages.len() > 22, "the long line came in {} pieces", messages.len() - 20);
+}
+
+#[test]
+fn the_first_record_of_a_batch_says_where_it_came_from() {
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    agent.write("a.log", &numbers(0..10));
+    agent.start();
+    kafka.wait_for(10);
+    agent.stop();
+    let origins = kafka.batch_headers("tailway.origin");
+    let [origin] = &origins[..] else { panic!("{origins:?}") };
+    let (generation, range) = origin.split_once(':').unwrap();
+    assert_eq!((generation.len(), range), (32, "0-20"));
+}
