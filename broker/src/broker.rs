@@ -11,6 +11,7 @@ use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::{Context, Daemon, Deadline, Problems, Runtime, StartError, Stragglers, Tasks};
 use tailway_metadata::broker::Endpoint;
 use tailway_metadata::{ClusterImage, IncarnationId};
+use tailway_net::HostPort;
 use tailway_storage::{DirLock, Disk, FsDisk};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -274,7 +275,10 @@ fn facts(config: &Config, view: &ClusterView) -> BrokerFacts {
     let advertised = view
         .endpoints()
         .iter()
-        .map(|endpoint| format!("{}://{}:{}", endpoint.name, endpoint.host, endpoint.port))
+        .map(|endpoint| {
+            let address = HostPort::new(endpoint.host.clone(), endpoint.port);
+            format!("{}://{address}", endpoint.name)
+        })
         .collect::<Vec<_>>()
         .join(",");
     let listeners = config

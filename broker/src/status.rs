@@ -98,7 +98,7 @@ fn describe_listener(listener: &AdvertisedListener, services: &Services) -> Valu
         "name": &*listener.name,
         "protocol": listener.endpoint.protocol,
         "bound": listener.bound.to_string(),
-        "advertised": format!("{}:{}", listener.endpoint.host, listener.endpoint.port),
+        "advertised": listener.advertised().to_string(),
         "advertised_from": listener.origin,
         "connections": services.metrics.connections.get_or_create(&label).get(),
     })

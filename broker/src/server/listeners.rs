@@ -41,6 +41,13 @@ pub struct AdvertisedListener {
     pub origin: &'static str,
 }
 
+impl AdvertisedListener {
+    /// The address that clients are told.
+    pub fn advertised(&self) -> HostPort {
+        HostPort::new(self.endpoint.host.clone(), self.endpoint.port)
+    }
+}
+
 impl Server {
     /// Binds every listener and settles what each advertises.
     pub async fn bind(configs: &[ListenerConfig], limits: &Limits) -> Result<Self, StartError> {
@@ -255,11 +262,10 @@ fn default_route_address(bound: SocketAddr) -> Option<IpAddr> {
 }
 
 fn announce(config: &ListenerConfig, advertised: &AdvertisedListener) {
-    let address = HostPort::new(advertised.endpoint.host.clone(), advertised.endpoint.port);
     tracing::info!(
         listener = %advertised.name,
         bound = %advertised.bound,
-        advertised = %address,
+        advertised = %advertised.advertised(),
         origin = advertised.origin,
         "listening"
     );
@@ -270,5 +276,77 @@ fn announce(config: &ListenerConfig, advertised: &AdvertisedListener) {
             "INSECURE: this listener is plaintext, everybody on the way can read and change what goes over it, and \
              everybody who reaches it is let in; it is there because insecure: true says so"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(address: &str, advertise: Advertise) -> ListenerConfig {
+        ListenerConfig {
+            name: "plain".into(),
+            address: address.parse().unwrap(),
+            security: Security::Plaintext,
+            advertise,
+            connections: 10,
+        }
+    }
+
+    async fn settle(address: &str, advertise: Advertise) -> Result<AdvertisedListener, StartError> {
+        let limits = crate::server::testing::limits();
+        let server = Server::bind(&[config(address, advertise)], &limits).await?;
+        Ok(server.advertised().remove(0))
+    }
+
+    #[tokio::test]
+    async fn auto_advertises_what_was_bound_with_its_real_port() {
+        for host in ["127.0.0.1", "localhost"] {
+            let settled = settle(&format!("{host}:0"), Advertise::Auto).await.unwrap();
+            assert_ne!(settled.bound.port(), 0);
+            assert_eq!(settled.advertised(), HostPort::new(host, settled.bound.port()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wildcard_is_never_advertised_nor_is_loopback_in_its_place() {
+        match settle("0.0.0.0:0", Advertise::Auto).await {
+            Ok(settled) => {
+                let ip = settled.advertised().ip().unwrap();
+                assert!(!ip.is_unspecified() && !ip.is_loopback(), "{settled:?}");
+            }
+            // A host without a default route has nothing to tell.
+            Err(error) => assert!(error.to_string().contains("write advertise:"), "{error}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_advertised_as_written() {
+        let written = HostPort::new("localhost", 19_092);
+        let settled = settle("127.0.0.1:0", Advertise::Explicit(written.clone())).await.unwrap();
+        assert_eq!(
+            (settled.advertised(), settled.origin),
+            (written, "advertise in the configuration")
+        );
+    }
+
+    #[tokio::test]
+    async fn a_name_that_means_loopback_here_is_refused_on_an_open_listener() {
+        let bound: SocketAddr = "192.0.2.7:9092".parse().unwrap();
+        // Not recognisable as loopback without the resolver.
+        let config = config("192.0.2.7:9092", Advertise::Auto);
+        let name = HostPort::new("localhost.", 9092);
+        let refused = check_reachable(&config, &name, bound).await;
+        let text = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.contains("cannot advertise localhost.:9092"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_held_port_is_a_start_error_that_names_the_listener() {
+        let held = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = held.local_addr().unwrap().to_string();
+        let text = settle(&address, Advertise::Auto).await.unwrap_err().to_string();
+        assert!(text.contains("listener plain did not start"), "{text}");
+        assert!(text.contains("is held by"), "{text}");
     }
 }
