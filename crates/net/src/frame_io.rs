@@ -53,7 +53,9 @@ fn foreign_text(foreign: Foreign) -> &'static str {
         Foreign::TlsHandshake => {
             "the peer speaks TLS, this port is plaintext: use the TLS port, or switch TLS off there"
         }
-        Foreign::TlsAlert => "the peer answers in TLS, plaintext was sent: switch TLS on",
+        Foreign::TlsAlert => {
+            "the peer answers in TLS, plaintext was sent: switch TLS on (--tls-ca FILE on the command line)"
+        }
         Foreign::Http => "the peer speaks HTTP, this is a Kafka port",
     }
 }

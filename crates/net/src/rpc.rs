@@ -374,7 +374,7 @@ impl Shared {
             (true, _) => "it closed the connection",
             (false, false) => {
                 "it closed the connection without an answer, as a TLS port does: if it is one, \
-                 switch TLS on"
+                 switch TLS on (--tls-ca FILE on the command line)"
             }
             (false, true) => {
                 "it closed the connection without an answer; its log says why (a client \

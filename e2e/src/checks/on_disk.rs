@@ -14,6 +14,7 @@ use crate::group::{Check, need};
 use crate::kafka::{Kafka, NEWEST};
 use crate::kcat::{Transport, command, consume, produce};
 use crate::process::run;
+use crate::python;
 
 pub const CHECKS: &[Check] = &[
     ("kafka-dump-log accepts segments and indexes, and not the broken ones", segments),
@@ -23,19 +24,15 @@ pub const CHECKS: &[Check] = &[
 
 const RECORDS: usize = 24_000;
 
-/// A topic of several 1 MiB segments, appended in batches just above the index interval.
+/// A topic of several 1 MiB segments, in batches just above the index interval, with timestamps that rise by the record:
+/// so that each batch earns an entry in both indexes.
 fn many_segments(bench: &Bench, topic: &str) -> Result<()> {
     bench.create_topic(topic, 1, &["segment.bytes=1048576", "index.interval.bytes=4096"])?;
-    let extra = [
-        "-X",
-        "batch.size=6000",
-        "-X",
-        "linger.ms=50",
-        "-X",
-        "queue.buffering.max.messages=1000000",
-    ];
-    produce(&bench.deployment.dev, Transport::Plaintext, topic, &extra, &numbered(RECORDS, 180))
-        .map(drop)
+    let args = [topic, &RECORDS.to_string(), "180"];
+    let dev = &bench.deployment.dev;
+    let said = python::script("timed_lines.py", dev, Transport::Plaintext, &args)?;
+    ensure!(said.contains(&format!("produced {RECORDS}")), "{said}");
+    Ok(())
 }
 
 fn segments() -> Result<()> {
@@ -72,7 +69,7 @@ fn segments() -> Result<()> {
         count_valid(std::slice::from_ref(&log)).is_err(),
         "a flipped bit in a segment passes for valid"
     );
-    for (extension, position) in [("index", 404), ("timeindex", 608)] {
+    for (extension, position) in [("index", 404), ("timeindex", 606)] {
         let index = fresh()?.with_extension(extension);
         change(&index, |bytes| bytes[position] ^= 0x7f)?;
         ensure!(

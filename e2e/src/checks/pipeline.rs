@@ -42,7 +42,9 @@ fn dev() -> Result<()> {
         elapsed <= Duration::from_secs(3),
         "the first record was consumed {elapsed:?} after the start"
     );
-    wait_until(PATIENCE, || Ok(count(&dev, Transport::Tls, &topic)? == 100))?;
+    wait_until(PATIENCE, || {
+        Ok(count(&dev, Transport::Tls, &topic).is_ok_and(|count| count == 100))
+    })?;
     stop_by_ctrl_c(process)?;
 
     let (process, dev) = start_dev(&data, &input, &output)?;
@@ -67,7 +69,9 @@ fn export() -> Result<()> {
         deployment.dev.pids
     );
     let topic = deployment.dev.topics.values().next().context("dev.json names no topic")?.clone();
-    wait_until(PATIENCE, || Ok(count(&deployment.dev, Transport::Tls, &topic)? >= 100))?;
+    wait_until(PATIENCE, || {
+        Ok(count(&deployment.dev, Transport::Tls, &topic).is_ok_and(|count| count >= 100))
+    })?;
     let documents = consume(&deployment.dev, Transport::Tls, &topic)?;
     let wanted: Vec<String> = numbered(100, 40).lines().map(str::to_owned).collect();
     ensure!(messages(&documents)? == wanted, "not the file's lines in order:\n{documents}");
