@@ -18,6 +18,8 @@ const VERSION: u16 = 1;
 const RECORD_BYTES_MAX: u32 = 4 << 20;
 /// A journal below this is never written anew.
 const COMPACT_BYTES_MIN: u64 = 4 << 20;
+/// About what the journal needs to remember one file.
+const FILE_BYTES: u64 = 512;
 /// How much longer than what it says a journal gets.
 const COMPACT_RATIO: u64 = 4;
 
@@ -98,7 +100,8 @@ impl Registry {
 
     /// Writes the journal anew if it has become much longer than what it says.
     pub fn compact_if_worth_it(&mut self) -> Result<bool, RegistryError> {
-        let limit = COMPACT_BYTES_MIN.max(self.base_bytes * COMPACT_RATIO);
+        let needed = self.base_bytes.max(self.ledger.files.len() as u64 * FILE_BYTES);
+        let limit = COMPACT_BYTES_MIN.max(needed * COMPACT_RATIO);
         if self.journal.end() < limit {
             return Ok(false);
         }

@@ -59,6 +59,8 @@ pub enum Event {
     },
     /// In place of a read, or as the answer to `Verify`: what stands before the read offset is not what was read there.
     Rewritten,
+    /// Its descriptor is wanted for another file.
+    Evicted,
     /// A watch says that the file may have changed.
     Nudged,
     /// A watch on the directory now reports (or no longer reports) each change.
@@ -223,6 +225,11 @@ impl TailFile {
                 self.turn = Turn::None;
                 self.restart(Restart::Rewritten { read }, now, out);
                 out.push(Action::Observe);
+            }
+            Event::Evicted => {
+                if self.is_open() && self.name == Name::Known && self.is_settled() {
+                    self.close(now, out);
+                }
             }
             Event::Nudged => out.push(Action::Observe),
             Event::Covered(covered) => {
@@ -399,19 +406,26 @@ impl TailFile {
             return;
         }
         let quiet = now.since(self.grown_at);
-        let settled = !self.lines.wants(self.size) && !self.is_lined_up();
-        if self.is_open() && self.name == Name::Known && settled && quiet >= self.policy.idle_after
-        {
+        let is_idle = self.is_settled() && quiet >= self.policy.idle_after;
+        if self.is_open() && self.name == Name::Known && is_idle {
             // One last look comes after the watch took over.
-            self.descriptor = Descriptor::Closed;
-            out.push(Action::Close);
-            self.schedule(now);
-            return;
+            return self.close(now, out);
         }
         if self.failed {
             self.failed = false;
         }
         out.push(Action::Observe);
+        self.schedule(now);
+    }
+
+    /// Nothing is to be read at the moment.
+    fn is_settled(&self) -> bool {
+        !self.lines.wants(self.size) && !self.suspect && !self.is_lined_up()
+    }
+
+    fn close(&mut self, now: Mono, out: &mut Vec<Action>) {
+        self.descriptor = Descriptor::Closed;
+        out.push(Action::Close);
         self.schedule(now);
     }
 

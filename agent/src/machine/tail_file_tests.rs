@@ -137,6 +137,17 @@ fn without_room_nothing_is_read_and_with_room_it_goes_on() {
 }
 
 #[test]
+fn a_descriptor_is_given_up_only_when_nothing_is_to_be_read() {
+    let mut file = read_file(b"one\n");
+    assert_eq!(step(&mut file, Event::Observed(look(8, 1)), at(10)), [Action::Read]);
+    assert_eq!(step(&mut file, Event::Evicted, at(10)), []);
+    take(&mut file, b"two\n");
+    assert_eq!(step(&mut file, Event::Read { bytes: 4 }, at(10)), []);
+    assert_eq!(step(&mut file, Event::Evicted, at(10)), [Action::Close]);
+    assert!(file.is_idle() && file.deadline().is_some());
+}
+
+#[test]
 fn a_file_that_cannot_be_opened_is_tried_again() {
     let mut file = file();
     assert_eq!(step(&mut file, Event::Observed(look(8, 1)), at(0)), [Action::Open]);
@@ -281,7 +292,7 @@ impl World {
     }
 
     fn act(&mut self) {
-        match self.random.below(12) {
+        match self.random.below(13) {
             0..=4 if self.forgotten.is_none() => self.write(),
             5 if self.named && self.random.below(4) == 0 => {
                 self.bytes.clear();
@@ -304,6 +315,7 @@ impl World {
                 }
             }
             9 => self.tell(Event::Nudged),
+            10 => self.tell(Event::Evicted),
             _ => {}
         }
         self.perform();

@@ -17,6 +17,18 @@ use crate::machine::tail_file::{Action, Event, Restart, TailFile};
 use crate::output::inbox::LaneId;
 use crate::tail::stat::{stat_fd, stat_path};
 
+/// Open files that are asked in a row whether they need their descriptor.
+const EVICT_TRIES: usize = 16;
+
+/// Most files that are open at a time: half of what the process may have.
+pub(super) fn open_files_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(OPEN_FILES_MAX);
+    (limit / 2).clamp(16, OPEN_FILES_MAX)
+}
+
+const OPEN_FILES_MAX: usize = 1_024;
+
 /// The bytes before the read offset, to compare with what is there at the next read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Before(Vec<u8>);
@@ -44,10 +56,13 @@ pub(super) struct Followed {
     pub(super) ordinal: u64,
     /// Where it came from, as its events say.
     pub(super) origin: PathBuf,
-    pub(super) part: FilePart,
+    /// How its events start; while it is open.
+    pub(super) part: Option<FilePart>,
     pub(super) input: usize,
     pub(super) machine: TailFile,
     pub(super) descriptor: Option<File>,
+    /// Its place in the order of opening.
+    pub(super) opened: u64,
     pub(super) before: Before,
     pub(super) head: Head,
     /// As much of the head as the journal knows.
@@ -90,6 +105,10 @@ impl Shipper {
     /// Tells a file's machine something and performs what it asks for, and what follows from that.
     pub(super) fn tell(&mut self, key: FileKey, event: Event) -> Result<(), ShipError> {
         self.feed(key, event);
+        self.perform_all()
+    }
+
+    fn perform_all(&mut self) -> Result<(), ShipError> {
         while let Some((key, action)) = self.actions.pop_front() {
             self.perform(key, action)?;
         }
@@ -118,12 +137,7 @@ impl Shipper {
     fn perform(&mut self, key: FileKey, action: Action) -> Result<(), ShipError> {
         match action {
             Action::Open => self.open_file(key),
-            Action::Close => {
-                if let Some(file) = self.files.get_mut(&key) {
-                    file.descriptor = None;
-                    self.changed = true;
-                }
-            }
+            Action::Close => self.close_file(key),
             Action::Observe => self.observe(key),
             Action::Read => self.turns.push_back(key),
             Action::Verify => self.verify(key),
@@ -134,12 +148,65 @@ impl Shipper {
         Ok(())
     }
 
-    fn open_file(&mut self, key: FileKey) {
+    /// Opens what waits for a descriptor, as far as there are some.
+    pub(super) fn open_waiting(&mut self) -> Result<(), ShipError> {
+        for _ in 0..self.want_open.len() {
+            let Some(key) = self.want_open.pop_front() else { break };
+            self.actions.push_back((key, Action::Open));
+        }
+        self.perform_all()
+    }
+
+    fn close_file(&mut self, key: FileKey) {
         let Some(file) = self.files.get_mut(&key) else { return };
+        if file.descriptor.take().is_some() {
+            file.part = None;
+            self.opened.remove(&file.opened);
+            self.changed = true;
+        }
+    }
+
+    /// Makes room for another descriptor by closing a file that needs none at the moment.
+    fn evict(&mut self) -> bool {
+        let oldest: Vec<FileKey> = self.opened.values().copied().take(EVICT_TRIES).collect();
+        for key in oldest {
+            self.feed(key, Event::Evicted);
+            // What it asks for now is to be closed, or nothing.
+            if self.actions.back() == Some(&(key, Action::Close)) {
+                self.actions.pop_back();
+                self.close_file(key);
+                return true;
+            }
+            self.note_opened(key);
+        }
+        false
+    }
+
+    /// The file is the one that was opened (or needed its descriptor) last.
+    fn note_opened(&mut self, key: FileKey) {
+        let Some(file) = self.files.get_mut(&key) else { return };
+        if self.opened.get(&file.opened) == Some(&key) {
+            self.opened.remove(&file.opened);
+        }
+        file.opened = self.opened_next;
+        self.opened.insert(file.opened, key);
+        self.opened_next += 1;
+    }
+
+    fn open_file(&mut self, key: FileKey) {
+        if self.opened.len() >= self.open_files_max && !self.evict() {
+            self.want_open.push_back(key);
+            return;
+        }
+        let Some(file) = self.files.get_mut(&key) else { return };
+        let mut is_open = false;
         let event = match open(&file.path) {
             Ok((descriptor, stat)) if stat.id == file.id && stat.kind == Kind::Regular => {
                 file.descriptor = Some(descriptor);
                 file.trouble = None;
+                let format = self.config.inputs[file.input].format;
+                file.part = Some(FilePart::new(format, file.origin.as_os_str().as_bytes()));
+                is_open = true;
                 Event::Opened(stat.look())
             }
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -156,6 +223,9 @@ impl Shipper {
                 Event::OpenMissed
             }
         };
+        if is_open {
+            self.note_opened(key);
+        }
         self.changed = true;
         self.feed(key, event);
     }
@@ -211,10 +281,9 @@ impl Shipper {
         file.generation = fresh_generation();
         file.ordinal += 1;
         file.origin.clone_from(&file.path);
-        file.part = FilePart::new(
-            self.config.inputs[file.input].format,
-            file.origin.as_os_str().as_bytes(),
-        );
+        let format = self.config.inputs[file.input].format;
+        file.part = Some(FilePart::new(format, file.origin.as_os_str().as_bytes()));
+
         file.before = Before::default();
         file.head = Head::default();
         file.head_saved = 0;
@@ -274,6 +343,7 @@ impl Shipper {
     }
 
     fn forget(&mut self, key: FileKey, gone: bool) -> Result<(), ShipError> {
+        self.close_file(key);
         let Some(file) = self.files.remove(&key) else { return Ok(()) };
         if let Some(at) = file.scheduled {
             self.timers.remove(&(at, key));

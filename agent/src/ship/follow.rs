@@ -5,13 +5,11 @@
 //! doubt is not followed before they are resolved, because they decide where to go on.
 
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::files::{Before, Followed, fresh_generation, open, read_full};
 use super::{ShipError, Shipper};
 use crate::config::Start;
-use crate::event::FilePart;
 use crate::machine::identity::{Generation, HEAD_BYTES, Head, Stat, Verdict, judge};
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Event, TailFile};
@@ -105,17 +103,17 @@ impl Shipper {
             reason,
             "following a file"
         );
-        let config = &self.config.inputs[input];
         let key = self.file_next;
         self.file_next += 1;
         let marker = before.marker();
-        let (limit, now) = (config.line_bytes_max, self.clock.mono());
+        let (limit, now) = (self.config.inputs[input].line_bytes_max, self.clock.mono());
         let file = Followed {
             id: stat.id,
             path: path.clone(),
             generation,
             ordinal,
-            part: FilePart::new(config.format, origin.as_os_str().as_bytes()),
+            part: None,
+            opened: 0,
             origin,
             input,
             machine: TailFile::new(offset, limit, self.policy, now),

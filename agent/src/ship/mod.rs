@@ -56,6 +56,8 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
 /// How often directories are listed that cannot be watched.
 const POLLED_SCAN_INTERVAL: Duration = Duration::from_secs(2);
+/// Reporting may take one part in this many of the time.
+const REPORT_SHARE: u32 = 200;
 /// At a stop, for lanes that have trouble.
 const STOP_TROUBLED: Duration = Duration::from_secs(1);
 
@@ -97,6 +99,7 @@ struct Calendar {
     housekeeping: Mono,
     full_scan: Mono,
     polled_scan: Mono,
+    report: Mono,
 }
 
 /// The shipper. `run` is its life.
@@ -135,6 +138,12 @@ pub struct Shipper {
     by_generation: BTreeMap<Generation, FileKey>,
     /// Generations that are over while bytes of theirs are still on their way.
     ended: BTreeSet<Generation>,
+    /// Descriptors of followed files: how many at most, the files that have one in the order of
+    /// opening, and those that wait for one.
+    open_files_max: usize,
+    opened: BTreeMap<u64, FileKey>,
+    opened_next: u64,
+    want_open: VecDeque<FileKey>,
     timers: BTreeSet<(Mono, FileKey)>,
     turns: VecDeque<FileKey>,
     actions: VecDeque<(FileKey, Action)>,
@@ -181,6 +190,10 @@ impl Shipper {
             by_path: BTreeMap::new(),
             by_generation: BTreeMap::new(),
             ended: BTreeSet::new(),
+            open_files_max: files::open_files_max(),
+            opened: BTreeMap::new(),
+            opened_next: 0,
+            want_open: VecDeque::new(),
             timers: BTreeSet::new(),
             turns: VecDeque::new(),
             actions: VecDeque::new(),
@@ -194,6 +207,7 @@ impl Shipper {
                 housekeeping: now,
                 full_scan: now,
                 polled_scan: now + POLLED_SCAN_INTERVAL,
+                report: now,
             },
             syncing: false,
             changed: true,
@@ -311,6 +325,7 @@ impl Shipper {
         }
         if now >= self.calendar.housekeeping {
             self.calendar.housekeeping = now + HOUSEKEEPING_INTERVAL;
+            self.open_waiting()?;
             self.arm_quiet_dirs()?;
             self.restart_lanes(now);
             for lane in &mut self.lanes {
@@ -322,8 +337,12 @@ impl Shipper {
             if !self.syncing {
                 self.registry.compact_if_worth_it()?;
             }
-            if std::mem::take(&mut self.changed) {
+            if self.changed && now >= self.calendar.report {
+                self.changed = false;
                 self.publish();
+                // With very many files it takes a while, so it is done less often.
+                let took = self.clock.mono().since(now);
+                self.calendar.report = now + took * REPORT_SHARE;
             }
         }
         if self.stopping.is_some() {

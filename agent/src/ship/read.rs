@@ -31,7 +31,9 @@ impl Shipper {
         let at = self.clock.wall();
         let Self { files, lanes, buffer, writer, metrics, .. } = self;
         let Some(file) = files.get_mut(&key) else { return Event::Tick };
-        let Some(descriptor) = &file.descriptor else { return Event::Read { bytes: 0 } };
+        let (Some(descriptor), Some(part)) = (&file.descriptor, &file.part) else {
+            return Event::Read { bytes: 0 };
+        };
         let want = file.machine.lines.next_read(TURN_BYTES);
         let from_line = want.offset == file.machine.read();
         let before = if from_line { file.before.bytes() } else { &[] };
@@ -63,7 +65,7 @@ impl Shipper {
         }
         writer.set_time(at);
         let lane = &mut lanes[lane];
-        let (generation, part) = (file.generation, &file.part);
+        let generation = file.generation;
         let full = std::cell::Cell::new(false);
         let start = file.machine.read();
         let taken = file.machine.lines.take(
@@ -98,14 +100,16 @@ impl Shipper {
         let (now, at) = (self.clock.mono(), self.clock.wall());
         let Self { files, lanes, writer, metrics, .. } = self;
         let Some(file) = files.get_mut(&key) else { return Ok(()) };
-        let Some(descriptor) = &file.descriptor else { return Ok(()) };
+        let (Some(descriptor), Some(part)) = (&file.descriptor, &file.part) else {
+            return Ok(());
+        };
         let start = file.machine.read();
         let len = usize::try_from(file.machine.lines.partial()).unwrap_or_default();
         let mut rest = vec![0; len];
         let Ok(read) = read_full(descriptor, start, &mut rest) else { return Ok(()) };
         let Some(line) = file.machine.lines.take_rest(&rest[..read]) else { return Ok(()) };
         writer.set_time(at);
-        let (generation, part) = (file.generation, &file.part);
+        let generation = file.generation;
         lanes[lane].append(generation, line.offset..line.end, part.format(), at, |out| {
             writer.write(out, part, line.offset, line.text);
         });

@@ -8,17 +8,17 @@ use super::Shipper;
 use super::files::Followed;
 use crate::machine::tail_file::State;
 
-/// Files shown one by one; the others are counted.
-const FILES_SHOWN_MAX: usize = 1_000;
+/// Files shown one by one, idle ones last; the others are counted.
+const FILES_SHOWN_MAX: usize = 256;
 
 impl Shipper {
     /// Puts what is so now where `/status` and `/metrics` read it.
     pub(super) fn publish(&self) {
         let gauge = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        let open = self.files.values().filter(|file| file.descriptor.is_some()).count();
+
         let metrics = &self.metrics;
         metrics.files.set(gauge(self.files.len()));
-        metrics.files_open.set(gauge(open));
+        metrics.files_open.set(gauge(self.opened.len()));
         metrics.directories_watched.set(gauge(self.watches.watched()));
         metrics.spool_bytes.set(gauge(self.spool_bytes()));
         metrics.journal_bytes.set(i64::try_from(self.registry.bytes()).unwrap_or(i64::MAX));
@@ -29,12 +29,10 @@ impl Shipper {
     }
 
     fn describe(&self) -> Value {
-        let files: Vec<Value> = self
-            .files
-            .values()
-            .take(FILES_SHOWN_MAX)
-            .map(|file| self.describe_file(file))
-            .collect();
+        let is_idle = |file: &&Followed| file.machine.state() == State::Idle;
+        let busy = self.files.values().filter(|file| !is_idle(file));
+        let shown = busy.chain(self.files.values().filter(is_idle)).take(FILES_SHOWN_MAX);
+        let files: Vec<Value> = shown.map(|file| self.describe_file(file)).collect();
         let behind: u64 = self.files.values().map(|file| unread(file).0).sum();
         let held: Vec<String> = self.held().iter().map(ToString::to_string).collect();
         let polled = self.dirs.iter().filter(|(_, dir)| dir.is_polled());

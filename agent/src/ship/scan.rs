@@ -6,6 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tailway_metadata::time::Mono;
 
 use super::{FileKey, POLLED_SCAN_INTERVAL, ShipError, Shipper};
 use crate::config::InputConfig;
@@ -16,6 +19,9 @@ use crate::tail::discover::{Found, Listing};
 use crate::tail::stat::stat_path;
 use crate::tail::watch::{Trust, trust};
 
+/// A directory in which more writes than this are heard of in the window is polled instead.
+const HEARD_MAX: u32 = 50;
+const HEARD_WINDOW: Duration = Duration::from_secs(1);
 /// Listings in a row without a file before it counts as lost.
 const MISSES_MAX: u32 = 4;
 
@@ -27,6 +33,9 @@ pub(super) struct Dir {
     pub(super) trouble: Option<String>,
     /// A watch reports writes in it; its files are not polled.
     pub(super) armed: bool,
+    /// Writes that were heard of in the second that began at `heard_since`.
+    heard: u32,
+    heard_since: Mono,
     pub(super) files: BTreeSet<FileKey>,
 }
 
@@ -124,7 +133,7 @@ impl Shipper {
         }
         for path in heard.written {
             if let Some(dir) = path.parent() {
-                self.disarm(dir.to_path_buf())?;
+                self.disarm_if_busy(dir)?;
             }
             if let Some(key) = self.by_path.get(&path) {
                 self.tell(*key, Event::Nudged)?;
@@ -164,10 +173,20 @@ impl Shipper {
         Ok(())
     }
 
-    fn disarm(&mut self, path: PathBuf) -> Result<(), ShipError> {
-        let Some(dir) = self.dirs.get_mut(&path).filter(|dir| dir.armed) else { return Ok(()) };
+    /// Where writes are frequent the watch costs the writer more than polling costs us.
+    fn disarm_if_busy(&mut self, path: &Path) -> Result<(), ShipError> {
+        let now = self.clock.mono();
+        let Some(dir) = self.dirs.get_mut(path).filter(|dir| dir.armed) else { return Ok(()) };
+        if now.since(dir.heard_since) >= HEARD_WINDOW {
+            dir.heard = 0;
+            dir.heard_since = now;
+        }
+        dir.heard += 1;
+        if dir.heard <= HEARD_MAX {
+            return Ok(());
+        }
         dir.armed = false;
-        self.watches.unwatch_writes(&path);
+        self.watches.unwatch_writes(path);
         let keys: Vec<FileKey> = dir.files.iter().copied().collect();
         for key in keys {
             self.tell(key, Event::Covered(false))?;
@@ -204,7 +223,14 @@ impl Shipper {
             if let Some(dir) = self.dirs.get_mut(&path) {
                 dir.trouble = trouble;
             } else {
-                let dir = Dir { trust, trouble, armed: false, files: BTreeSet::new() };
+                let dir = Dir {
+                    trust,
+                    trouble,
+                    armed: false,
+                    heard: 0,
+                    heard_since: Mono::ZERO,
+                    files: BTreeSet::new(),
+                };
                 self.dirs.insert(path.clone(), dir);
                 new.insert(path);
             }
