@@ -114,7 +114,8 @@ fn index_entries(index: &Path) -> Result<u64> {
     let sane = kafka.tool(&["kafka-dump-log", "--index-sanity-check", "--files", text(index)?])?;
     ensure!(sane.contains("passed sanity check"), "{sane}");
     // It complains on stderr.
-    let (_, dump) = kafka.tool_output(&["kafka-dump-log", "--files", text(index)?])?;
+    let (code, dump) = kafka.tool_output(&["kafka-dump-log", "--files", text(index)?])?;
+    ensure!(code == Some(0), "{}: exit {code:?}: {dump}", index.display());
     for complaint in ["Mismatches", "mismatch", "Found", "non-consecutive", "out of order", "rror"]
     {
         ensure!(!dump.contains(complaint), "{}: {dump}", index.display());
