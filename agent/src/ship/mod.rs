@@ -57,7 +57,7 @@ const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
 /// How often directories are listed that cannot be watched.
 const POLLED_SCAN_INTERVAL: Duration = Duration::from_secs(2);
 /// Reporting may take one part in this many of the time.
-const REPORT_SHARE: u32 = 200;
+const REPORT_SHARE: u32 = 1_000;
 /// At a stop, for lanes that have trouble.
 const STOP_TROUBLED: Duration = Duration::from_secs(1);
 
