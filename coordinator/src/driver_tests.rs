@@ -15,6 +15,7 @@ use tailway_storage::{Disk, FaultyDisk, MemDisk, Operation};
 use super::*;
 use crate::machine::{CreateTopics, Heartbeat, NewTopic, RegisterBroker, Settings};
 use crate::quorum::node::{Node, NodeSettings};
+use uuid::Uuid;
 
 const SESSION: Duration = Duration::from_secs(9);
 

@@ -168,7 +168,7 @@ impl ProducerIds {
             reason: error.to_string(),
         })?;
         let (disk, path) = (Arc::clone(&self.disk), Arc::clone(&self.path));
-        tokio::task::spawn_blocking(move || atomic_replace(&*disk, &path, &bytes))
+        tailway_runtime::spawn_blocking(move || atomic_replace(&*disk, &path, &bytes))
             .await
             .map_err(|_| ProducerIdError::Stopped)??;
         Ok(())

@@ -20,6 +20,7 @@ use tailway_wire::messages::{GroupId, TopicName};
 use super::*;
 use crate::log::LogConfig;
 use crate::partition::{Partitions, PartitionsOptions};
+use uuid::Uuid;
 
 const PARTITIONS: i32 = 3;
 

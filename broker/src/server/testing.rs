@@ -189,7 +189,7 @@ impl TestBroker {
 
     /// Creates a topic that this broker leads, with this leader epoch.
     pub(crate) async fn topic(&mut self, name: &str, partitions: i32, epoch: i32) -> TopicId {
-        let id = TopicId(Uuid::new_v4());
+        let id = TopicId(tailway_runtime::uuid());
         let mut records =
             vec![MetadataRecord::Topic(TopicRecord { name: name.into(), topic_id: id })];
         for index in 0..partitions {

@@ -263,7 +263,7 @@ impl Group {
         // before the insertion below, because it needs the lock that is held here.
         let guard = Leave { group: Arc::clone(&self.inner), id };
         let future = task(stop);
-        let handle = tokio::spawn(async move {
+        let handle = tailway_runtime::spawn(async move {
             let guard = guard;
             future.await;
             drop(guard);

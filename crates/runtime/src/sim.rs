@@ -9,9 +9,10 @@
 //! stands still panics and says who.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::hash::Hasher;
 use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,10 @@ use rand::{Rng, RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use twox_hash::XxHash64;
+
+/// Lines of the trace that are kept for people.
+const TRACE_LINES_MAX: usize = 20_000;
 
 /// Polls without time going on, after which the run is taken for a livelock.
 const POLLS_PER_INSTANT_MAX: u64 = 5_000_000;
@@ -55,6 +60,15 @@ struct World {
     hosts: BTreeMap<HostId, Host>,
     ready: Arc<Ready>,
     polls: u64,
+    trace: Option<Trace>,
+}
+
+/// What happened: a hash over all of it, and the last lines for people.
+struct Trace {
+    begun: Instant,
+    hasher: XxHash64,
+    lines: VecDeque<String>,
+    count: u64,
 }
 
 struct Entry {
@@ -126,6 +140,7 @@ where
         hosts: BTreeMap::new(),
         ready: Arc::default(),
         polls: 0,
+        trace: None,
     };
     let ready = Arc::clone(&world.ready);
     WORLD.with_borrow_mut(|slot| {
@@ -134,6 +149,7 @@ where
     });
     add_host(HostId::OUTSIDE);
     let output = runtime.block_on(tokio::task::unconstrained(async move {
+        with_world(|world| world.trace = Some(Trace::new()));
         let main = within(HostId::OUTSIDE, || Task::new(scenario));
         Executor { ready, main, last: (Instant::now(), 0) }.await
     }));
@@ -280,6 +296,54 @@ pub fn revive(host: HostId) {
 /// Polls so far: how much happened.
 pub fn polls() -> u64 {
     with_world(|world| world.polls)
+}
+
+/// Adds an event to the trace: the line is hashed with its time, and the last ones are kept. Nothing outside of a run.
+pub fn note(line: impl FnOnce() -> String) {
+    if current().is_none() {
+        return;
+    }
+    let line = line();
+    with_world(|world| {
+        if let Some(trace) = &mut world.trace {
+            trace.add(&line);
+        }
+    });
+}
+
+/// The hash of all events so far with the number of polls, and how many events there were.
+pub fn trace_hash() -> (u64, u64) {
+    with_world(|world| match &world.trace {
+        Some(trace) => {
+            let mut hasher = trace.hasher.clone();
+            hasher.write_u64(world.polls);
+            (hasher.finish(), trace.count)
+        }
+        None => (0, 0),
+    })
+}
+
+/// The last lines of the trace, oldest first.
+pub fn trace_lines() -> Vec<String> {
+    with_world(|world| world.trace.iter().flat_map(|trace| trace.lines.iter().cloned()).collect())
+}
+
+impl Trace {
+    fn new() -> Trace {
+        let hasher = XxHash64::with_seed(0);
+        Trace { begun: Instant::now(), hasher, lines: VecDeque::new(), count: 0 }
+    }
+
+    fn add(&mut self, line: &str) {
+        let ms = self.begun.elapsed().as_millis();
+        self.hasher.write_u128(ms);
+        self.hasher.write(line.as_bytes());
+        self.count += 1;
+        if self.lines.len() == TRACE_LINES_MAX {
+            self.lines.pop_front();
+        }
+        self.lines.push_back(format!("{:>4}.{:03} {line}", ms / 1_000, ms % 1_000));
+    }
 }
 
 /// Draws from the current host's randomness.
