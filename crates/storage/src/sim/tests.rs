@@ -189,3 +189,61 @@ fn memory_behaves_as_the_file_system_does() {
     mem.create_dir_all(path("/root")).unwrap();
     assert_eq!(run(&mem, path("/root")), run(&crate::FsDisk, dir.path()));
 }
+
+/// A node moves as a whole: it never has two names, and is not lost if its name was durable.
+#[test]
+fn renames_are_whole_or_not_at_all() {
+    let disk = SimDisk::new();
+    for dir in ["/d", "/e"] {
+        disk.create_dir_all(path(dir)).unwrap();
+    }
+    let file = disk.open(path("/d/a"), OpenMode::CreateNew).unwrap();
+    file.write_at(b"x", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(path("/d")).unwrap();
+    let mut seen = BTreeSet::new();
+    let names = ["/d/a", "/d/b", "/d/c", "/e/c"];
+    for (from, to) in [("/d/a", "/d/b"), ("/d/b", "/d/c"), ("/d/c", "/e/c")] {
+        disk.rename(path(from), path(to)).unwrap();
+        for seed in 0..100 {
+            let there = disk.crash_image(seed).live_paths();
+            assert_eq!(there.len(), 1, "seed {seed}: {there:?}");
+            seen.extend(there);
+        }
+    }
+    assert_eq!(seen, names.map(PathBuf::from).into());
+    // Neither directory is ahead of a rename between them.
+    disk.sync_dir(path("/d")).unwrap();
+    assert_eq!(disk.durable_paths(), [PathBuf::from("/e/c")]);
+}
+
+/// Syncing the directory anew after it was removed and made again must not let the old removal take the new one.
+#[test]
+fn a_directory_made_again_is_durable() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(path("/d/t")).unwrap();
+    disk.remove_dir(path("/d/t")).unwrap();
+    disk.create_dir_all(path("/d/t")).unwrap();
+    let file = disk.open(path("/d/t/f"), OpenMode::CreateNew).unwrap();
+    file.write_at(b"x", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(path("/d/t")).unwrap();
+    assert_eq!(outcomes(&disk, "/d/t/f"), BTreeSet::from([Some(b"x".to_vec())]));
+    let error = disk.rename(path("/d"), path("/d/t/d")).unwrap_err();
+    assert!(error.to_string().contains("rename /d"), "{error}");
+}
+
+/// Of one sector written several times any version may be left, and each with what was in it before.
+#[test]
+fn a_sector_keeps_one_of_its_versions() {
+    let disk = SimDisk::new();
+    let file = disk.open(path("/f"), OpenMode::CreateNew).unwrap();
+    file.write_at(b"....", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(path("/")).unwrap();
+    for (at, byte) in [(0, b"a"), (1, b"b"), (2, b"c")] {
+        file.write_at(byte, at).unwrap();
+    }
+    let expected = ["....", "a...", "ab..", "abc."].map(|text| Some(text.as_bytes().to_vec()));
+    assert_eq!(outcomes(&disk, "/f"), BTreeSet::from(expected));
+}
