@@ -157,7 +157,7 @@ fn open(dir: &Path) -> Result<Opened, StartError> {
     };
     let disk: Arc<dyn Disk> = Arc::new(FsDisk);
     disk.create_dir_all(dir).map_err(|error| failed("make the data directory", error))?;
-    let lock = DirLock::acquire(dir).map_err(|error| {
+    let lock = disk.lock_dir(dir).map_err(|error| {
         failed("lock the data directory", error)
             .next("stop the other agent, or name another agent.data_dir")
     })?;

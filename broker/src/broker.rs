@@ -167,7 +167,7 @@ fn open_data_dir(disk: &Arc<dyn Disk>, config: &Config) -> Result<(DirLock, Iden
     disk.create_dir_all(dir).map_err(|error| {
         failed().cause(error).next(format!("create {} for the user this runs as", dir.display()))
     })?;
-    let lock = DirLock::acquire(dir).map_err(|error| failed().cause(error))?;
+    let lock = disk.lock_dir(dir).map_err(|error| failed().cause(error))?;
     let identity = identity::load_or_create(disk, dir, config.broker_id).map_err(|error| {
         let next = error.next();
         failed().cause(error).next(next).config()

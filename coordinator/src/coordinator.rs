@@ -148,7 +148,7 @@ async fn claim(disk: Arc<dyn Disk>, config: &Config) -> Result<(DirLock, Identit
     let cluster_id = config.settings.cluster_id.clone();
     let claim = move || -> Result<(DirLock, Identity), IdentityError> {
         disk.create_dir_all(&dir)?;
-        let lock = DirLock::acquire(&dir)?;
+        let lock = disk.lock_dir(&dir)?;
         let fresh = DirectoryId(tailway_runtime::uuid());
         let data_files = [LOG_FILE, SNAPSHOT_FILE];
         let identity = Identity::claim(disk.as_ref(), &dir, (&cluster_id, id), fresh, &data_files)?;

@@ -181,12 +181,12 @@ fn parse_kafka_uuid(text: &str) -> Option<Uuid> {
 
 #[cfg(test)]
 mod tests {
-    use tailway_storage::MemDisk;
+    use tailway_storage::SimDisk;
 
     use super::*;
 
     fn disk() -> Arc<dyn Disk> {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         disk.create_dir_all(Path::new("/d")).unwrap();
         Arc::new(disk)
     }

@@ -1,9 +1,9 @@
-//! Power cuts at every sync: what was acknowledged is there, in order, whole; nothing is served in part.
+//! Power cuts at every operation: what was acknowledged is there, in order, whole; nothing is served in part.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use tailway_storage::MemDisk;
+use tailway_storage::SimDisk;
 
 use super::test_support::*;
 use super::*;
@@ -18,16 +18,16 @@ const IMAGES_PER_SEED: usize = 40;
 type Acked = BTreeMap<i64, String>;
 
 /// Runs `count` appends, some acks=all, some not, and takes a crash image at each sync, with what was acknowledged by then.
-async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(MemDisk, Acked)> {
+async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(SimDisk, Acked)> {
     let images = Images::<Acked>::default();
     let acked = Arc::new(Mutex::new(Acked::new()));
     let (taken, known) = (images.clone(), Arc::clone(&acked));
     let crash_seed = Arc::new(Mutex::new(Random::new(seed)));
-    let disk = WatchedDisk::new(move |disk| {
+    let disk = watched_disk(move |disk| {
         // What is acknowledged before the cut must survive it, so the list is read first.
         let acked = known.lock().unwrap().clone();
         let seed = crash_seed.lock().unwrap().below(u64::MAX);
-        taken.push(disk.crash(seed), acked);
+        taken.push(disk.crash_image(seed), acked);
     });
     let mut random = Random::new(seed);
     let partitions = open(&disk).await;
@@ -66,7 +66,7 @@ async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(MemDisk,
 }
 
 /// Opens an image, and again after a clean stop; the records that are there.
-async fn reopen(image: &MemDisk, config: &LogConfig) -> (i64, BTreeMap<i64, String>) {
+async fn reopen(image: &SimDisk, config: &LogConfig) -> (i64, BTreeMap<i64, String>) {
     let partitions = open(image).await;
     let handle = partition(&partitions, config.clone()).await;
     let first: Vec<_> = read_values(&handle, handle.current().log_start).await;
@@ -148,10 +148,10 @@ async fn a_resend_after_a_power_cut_is_recognised() {
         let acked = Arc::new(Mutex::new(0));
         let (taken, known) = (images.clone(), Arc::clone(&acked));
         let random = Arc::new(Mutex::new(Random::new(seed)));
-        let disk = WatchedDisk::new(move |disk| {
+        let disk = watched_disk(move |disk| {
             let acked = *known.lock().unwrap();
             let seed = random.lock().unwrap().below(u64::MAX);
-            taken.push(disk.crash(seed), acked);
+            taken.push(disk.crash_image(seed), acked);
         });
         let config = small_segments();
         let partitions = open(&disk).await;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tailway_daemon::Clock;
 use tailway_daemon::holder::Holder;
-use tailway_storage::{DirLock, StorageError};
+use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
 
 use super::certs::Certificates;
 use super::files::write_file;
@@ -61,7 +61,7 @@ impl DevDir {
         let path = std::path::absolute(dir).with_context(|| dir.display().to_string())?;
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         must_be_ours(&path)?;
-        let lock = DirLock::acquire(&path).map_err(|error| held(&path, error))?;
+        let lock = FsDisk.lock_dir(&path).map_err(|error| held(&path, error))?;
         if fresh {
             wipe(&path)?;
         }

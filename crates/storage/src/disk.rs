@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::StorageError;
+use crate::{DirLock, StorageError};
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,10 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Bytes that an unprivileged process can still write to the file system of `path`.
     fn free_bytes(&self, path: &Path) -> Result<u64, StorageError>;
+
+    /// Locks a directory, which must exist, for one program at a time, or says who holds it. The lock goes when the value
+    /// is dropped and when the program ends, however it does.
+    fn lock_dir(&self, dir: &Path) -> Result<DirLock, StorageError>;
 }
 
 /// An open file.

@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{DirEntry, Disk, DiskFile, OpenMode, StorageError};
+use crate::{DirEntry, DirLock, Disk, DiskFile, OpenMode, StorageError};
 
 /// Slices handed to one pwritev call at most (IOV_MAX is 1024).
 const SLICES_PER_WRITE_MAX: usize = 1024;
@@ -106,6 +106,10 @@ impl Disk for FsDisk {
         let stat = rustix::fs::statvfs(path)
             .map_err(|error| StorageError::io("statvfs", path, error.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn lock_dir(&self, dir: &Path) -> Result<DirLock, StorageError> {
+        DirLock::flock(dir)
     }
 }
 
