@@ -30,6 +30,11 @@ pub fn read_all(dir: &Path) -> Result<Vec<History>> {
     Ok(out)
 }
 
+/// The events as the lines of a file.
+pub fn lines(events: &[Value]) -> String {
+    events.iter().flat_map(|event| [event.to_string(), "\n".to_owned()]).collect()
+}
+
 /// Where an event stands: file and index.
 type Place = (usize, usize);
 

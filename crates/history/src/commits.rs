@@ -13,8 +13,8 @@ use crate::report::Check;
 #[derive(Debug, Default)]
 struct Committed {
     ok: Vec<Seen<Witness>>,
-    /// Begins and offsets of those that may have been written.
-    possible: Vec<(u64, u64, Witness)>,
+    /// Offsets that may have been committed, and since when.
+    possible: BTreeMap<u64, u64>,
     /// Where members went on; value: the offset, t0: of the assign, t1: when it was seen.
     resumed: Vec<Seen<Witness>>,
     /// Per process, the assign that has not yet shown where it goes on.
@@ -60,7 +60,8 @@ impl Commits {
             return;
         }
         let committed = self.0.entry((tp, group)).or_default();
-        committed.possible.push((t0, off, witness));
+        let begun = committed.possible.entry(off).or_insert(t0);
+        *begun = t0.min(*begun);
         if outcome != Outcome::Ok {
             return;
         }
@@ -91,8 +92,8 @@ impl Commits {
         committed.resumed.push(Seen { t0, t1, value: off, witness });
     }
 
-    pub(crate) fn finish(&mut self, findings: &mut Findings) {
-        for ((tp, _), committed) in &mut self.0 {
+    pub(crate) fn finish(&self, findings: &mut Findings) {
+        for ((tp, _), committed) in &self.0 {
             let mut say = |off, first: Option<Witness>, second, meaning| {
                 findings.add(Finding {
                     check: Check::K9,
@@ -124,36 +125,13 @@ impl Commits {
                 };
                 say(low.value, Some(before), by, meaning);
             }
-            for (resume, highest) in above(&mut committed.possible, &mut committed.resumed) {
-                let meaning = match highest {
-                    Some((off, _)) => format!("a member went on above the highest commit, {off}: what lies between is skipped"),
-                    None => "a member went on above 0, yet nothing was committed: what lies below is skipped".into(),
-                };
-                say(resume.value, highest.map(|(_, witness)| witness), resume.witness, meaning);
+            for resume in &committed.resumed {
+                let begun = committed.possible.get(&resume.value);
+                if resume.value > 0 && begun.is_none_or(|begun| *begun > resume.t1) {
+                    let meaning = "a member went on where nobody had committed".to_owned();
+                    say(resume.value, None, resume.witness, meaning);
+                }
             }
         }
     }
-}
-
-/// The resumes above every commit that may have been written by then, each with the highest of those.
-fn above(
-    possible: &mut [(u64, u64, Witness)],
-    resumed: &mut [Seen<Witness>],
-) -> Vec<(Seen<Witness>, Option<(u64, Witness)>)> {
-    possible.sort_by_key(|(t0, _, _)| *t0);
-    resumed.sort_by_key(|resume| resume.t1);
-    let mut begun = possible.iter().peekable();
-    let mut highest: Option<(u64, Witness)> = None;
-    let mut out = Vec::new();
-    for resume in resumed {
-        while let Some((_, off, witness)) = begun.next_if(|(t0, _, _)| *t0 <= resume.t1) {
-            if highest.is_none_or(|(high, _)| high < *off) {
-                highest = Some((*off, *witness));
-            }
-        }
-        if highest.map_or(0, |(off, _)| off) < resume.value {
-            out.push((*resume, highest));
-        }
-    }
-    out
 }

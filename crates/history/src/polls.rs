@@ -69,7 +69,7 @@ impl Polls {
             Step { began: stretch.group.filter(|_| stretch.next.is_none()), drain: stretch.drain };
         match stretch.next {
             Some(next) if next < off => {
-                say(format!("offsets from {next} on were skipped"), vec![stretch.last, witness])
+                say(format!("offsets from {next} on were skipped"), vec![stretch.last, witness]);
             }
             Some(next) if next > off => say(
                 format!("stepped back from {next}: read again or out of order"),

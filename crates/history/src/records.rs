@@ -3,7 +3,7 @@
 //! The log of a partition is what anyone saw of it: acknowledged sends, polls, and dumps below the high watermark. A send of
 //! unknown end may stand in it once or not at all; a failed one may not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::SEND_BITS;
 use crate::event::Outcome;
@@ -40,7 +40,7 @@ pub(crate) struct Records {
     places: BTreeMap<u64, (u32, u64)>,
     /// Values seen at a second place: value, place, witness.
     again: Vec<(u64, (u32, u64), Witness)>,
-    drains: BTreeMap<u32, ()>,
+    drains: BTreeSet<u32>,
 }
 
 impl Records {
@@ -79,7 +79,7 @@ impl Records {
     }
 
     pub(crate) fn drained(&mut self, tp: u32) {
-        self.drains.insert(tp, ());
+        self.drains.insert(tp);
     }
 
     /// What a replica holds below the high watermark.
@@ -128,10 +128,10 @@ impl Records {
 
     /// K2. Whether a value may repeat is known only with its send, which may come after its reads.
     fn duplicates(&self, findings: &mut Findings) {
-        let mut said: BTreeMap<(u64, (u32, u64)), ()> = BTreeMap::new();
+        let mut said = BTreeSet::new();
         for (val, (tp, off), witness) in &self.again {
             let may_repeat = self.sends.get(val).is_some_and(|sent| !sent.idempotent);
-            if may_repeat || said.insert((*val, (*tp, *off)), ()).is_some() {
+            if may_repeat || !said.insert((*val, *tp, *off)) {
                 continue;
             }
             let first = self.places.get(val).and_then(|place| self.log.get(place));
@@ -157,7 +157,7 @@ impl Records {
                 sent.off.map(|off| (sent.tp, off)).or_else(|| self.places.get(val).copied());
             let record = place.and_then(|place| self.log.get(&place));
             let tp = place.map_or(sent.tp, |(tp, _)| tp);
-            if !self.drains.contains_key(&tp) {
+            if !self.drains.contains(&tp) {
                 undrained.entry(tp).or_insert(sent.witness);
             } else if record.is_none_or(|record| !record.drained) {
                 findings.add(Finding {
@@ -172,7 +172,7 @@ impl Records {
         }
         for ((tp, off), record) in &self.log {
             let Some(witness) = record.read.filter(|_| !record.drained) else { continue };
-            if !self.drains.contains_key(tp) {
+            if !self.drains.contains(tp) {
                 undrained.entry(*tp).or_insert(witness);
                 continue;
             }

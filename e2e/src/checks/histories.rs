@@ -96,13 +96,13 @@ fn clean_and_mutated() -> Result<()> {
     let args = ["drain", text(&out)?, "drain", TOPIC, PARTITIONS, "60"];
     python::script("confluent_history.py", &bench.deployment.dev, Transport::Plaintext, &args)?;
     bench.deployment.stop()?;
-    fs::write(bench.dir.path().join("nemesis.jsonl"), &faults)?;
+    fs::write(bench.dir.path().join("nemesis.jsonl"), histories::lines(&faults))?;
     judge(bench.dir.path())
 }
 
 /// Ends the broker in each way and starts it again; the history of that.
-fn hurt(bench: &mut Bench) -> Result<String> {
-    let mut faults = String::new();
+fn hurt(bench: &mut Bench) -> Result<Vec<Value>> {
+    let mut faults = Vec::new();
     for (number, (how, pause)) in FAULTS.iter().enumerate() {
         sleep(*pause);
         let t0 = micros()?;
@@ -113,7 +113,7 @@ fn hurt(bench: &mut Bench) -> Result<String> {
         bench.deployment.start_daemon("broker")?;
         let (t1, note) = (micros()?, format!("{how} {}", number + 1));
         let event = json!({"proc": "nemesis", "f": "fault", "type": "ok", "t0": t0, "t1": t1, "note": note});
-        faults += &format!("{event}\n");
+        faults.push(event);
     }
     Ok(faults)
 }
@@ -167,8 +167,7 @@ fn checker(histories: &[History], dir: &Path) -> Result<(Option<i32>, String)> {
     let mut command = Command::new(Programs::built()?.path("tailway-history")?);
     for history in histories {
         let path = judged.join(&history.name);
-        let lines: String = history.events.iter().map(|event| format!("{event}\n")).collect();
-        fs::write(&path, lines)?;
+        fs::write(&path, histories::lines(&history.events))?;
         command.arg(path);
     }
     let output = finish(&mut command, PATIENCE)?;
