@@ -45,6 +45,12 @@ enum Task {
     },
     /// Checks histories of real clients (JSON lines; `-`: standard input) for what no correct log could show.
     History { files: Vec<String> },
+    /// Whole daemons on simulated machines, seed by seed; `--help` after `--` has the rest.
+    Sim {
+        /// Passed on: --seeds N, --from SEED, --seed SEED, --plant NAME.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Idle RSS and time to ready of each daemon, as a table.
     Footprint,
 }
@@ -68,6 +74,19 @@ fn main() -> Result<ExitCode> {
             vec!["--frames".into(), frames.to_string(), "--seed".into(), seed.to_string()],
         ),
         Task::History { files } => return history(&root, &files),
+        Task::Sim { args } => run(cargo(&root)
+            .args([
+                "run",
+                "--quiet",
+                "--release",
+                "--locked",
+                "-p",
+                "tailway-sim",
+                "--features",
+                "sim",
+                "--",
+            ])
+            .args(args)),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
     }?;
     Ok(ExitCode::SUCCESS)

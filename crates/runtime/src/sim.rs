@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use twox_hash::XxHash64;
 
 /// Lines of the trace that are kept for people.
-const TRACE_LINES_MAX: usize = 20_000;
+const TRACE_LINES_MAX: usize = 500_000;
 
 /// Polls without time going on, after which the run is taken for a livelock.
 const POLLS_PER_INSTANT_MAX: u64 = 5_000_000;
