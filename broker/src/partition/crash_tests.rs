@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use tailway_storage::SimDisk;
+use tailway_storage::{SimDisk, SimFaults};
 
 use super::test_support::*;
 use super::*;
@@ -174,5 +174,25 @@ async fn a_resend_after_a_power_cut_is_recognised() {
             let next = idempotent(5, 0, i32::try_from(end).unwrap(), "v");
             assert_eq!(handle.append(next, ALL).await.unwrap().base_offset, end);
         }
+    }
+}
+
+/// The directory was made, its sync failed; the next attempt found it there and must not take it for durable.
+#[tokio::test]
+async fn a_directory_whose_sync_failed_is_synced_by_the_next_attempt() {
+    for seed in seeds(41..=60) {
+        let disk = SimDisk::with_seed(seed);
+        let partitions = open(&disk).await;
+        disk.set_faults(SimFaults { sync_dir_error: 1_000_000, ..SimFaults::default() });
+        let refused = partitions.open_or_create(&tp(), TOPIC_ID, small_segments(), 0).await;
+        assert!(refused.is_err(), "seed {seed}");
+        disk.set_faults(SimFaults::default());
+        let disk = disk.kill();
+        let partitions = open(&disk).await;
+        let handle = partition(&partitions, small_segments()).await;
+        handle.append(values(&["kept"]), ALL).await.unwrap();
+        let after = open(&disk.crash(seed)).await;
+        let handle = partition(&after, small_segments()).await;
+        assert_eq!(read_values(&handle, 0).await, [(0, "kept".to_owned())], "seed {seed}");
     }
 }

@@ -189,6 +189,28 @@ async fn a_failed_sync_acknowledges_nothing_and_fences_for_good() {
     }
 }
 
+/// After a failed sync the page cache shows what the disk does not have, and the next sync succeeds: a restart must not
+/// serve it.
+#[tokio::test]
+async fn a_restart_after_a_failed_sync_serves_what_the_disk_has() {
+    for seed in 0..20 {
+        let disk = SimDisk::with_seed(seed);
+        let partitions = open(&disk).await;
+        let handle = partition(&partitions, LogConfig::default()).await;
+        handle.append(values(&["good"]), ALL).await.unwrap();
+        disk.fail(Operation::SyncData, 1, ErrorKind::Other);
+        handle.append(values(&["bad"]), ALL).await.unwrap_err();
+        let disk = disk.kill();
+        let restarted = open(&disk).await;
+        let handle = partition(&restarted, LogConfig::default()).await;
+        let served = read_values(&handle, 0).await;
+        assert_eq!(served[0], (0, "good".to_owned()), "seed {seed}");
+        let after = open(&disk.crash(seed)).await;
+        let handle = partition(&after, LogConfig::default()).await;
+        assert_eq!(read_values(&handle, 0).await, served, "seed {seed}");
+    }
+}
+
 #[tokio::test]
 async fn the_high_watermark_waits_for_the_disk() {
     let disk = SimDisk::new();

@@ -85,6 +85,17 @@ pub trait DiskFile: Debug + Send + Sync {
     /// Makes contents and length durable (fdatasync). Not the directory entry: see `Disk::sync_dir`.
     fn sync_data(&self) -> Result<(), StorageError>;
 
+    /// Has what is clean read from the disk again, not from memory.
+    fn drop_cached(&self) -> Result<(), StorageError>;
+
+    /// For whoever takes over a file of an earlier process and will count what it reads as durable. A sync alone does not
+    /// make it so: after a failed sync Linux shows the bytes, calls them clean and has nothing to write, although the disk
+    /// never got them. So sync what is dirty, and read what the disk has.
+    fn settle(&self) -> Result<(), StorageError> {
+        self.sync_data()?;
+        self.drop_cached()
+    }
+
     /// Writes one slice at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {
         self.write_all_at(&[IoSlice::new(bytes)], offset)

@@ -9,6 +9,8 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::Advice;
+
 use crate::{DirEntry, DirLock, Disk, DiskFile, OpenMode, StorageError};
 
 /// Slices handed to one pwritev call at most (IOV_MAX is 1024).
@@ -167,6 +169,11 @@ impl DiskFile for FsFile {
         tailway_faults::check("storage.sync_data")
             .and_then(|()| self.file.sync_data())
             .map_err(|error| StorageError::io("fdatasync", &self.path, error))
+    }
+
+    fn drop_cached(&self) -> Result<(), StorageError> {
+        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)
+            .map_err(|error| StorageError::io("fadvise", &self.path, error.into()))
     }
 }
 

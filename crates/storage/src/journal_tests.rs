@@ -227,7 +227,9 @@ fn a_failed_write_or_sync_fences_for_good() {
         assert_eq!(journal.fence().cause(), Some(first.to_string().as_str()));
         let opened = Journal::open(Arc::new(disk), path(), FORMAT).unwrap();
         assert_eq!(records(&opened)[0], &b"durable"[..]);
-        assert_eq!(opened.entries.len(), if operation == Operation::Write { 1 } else { 2 });
+        // Of a record whose sync failed the disk may have all or a part.
+        let whole = if operation == Operation::Write { 1..=1 } else { 1..=2 };
+        assert!(whole.contains(&opened.entries.len()), "{operation:?}");
     }
 }
 
@@ -364,6 +366,31 @@ fn what_opening_returns_is_durable() {
         let again = open(&disk.crash_image(seed)).unwrap();
         assert_eq!((again.entries.len(), again.recovery.torn_bytes), (2, 0), "seed {seed}");
     }
+}
+
+/// A sync failed and the program was restarted. The page cache still shows the records that never reached the disk, and the
+/// next sync has nothing to write and succeeds: what opening returns must be what the disk has.
+#[test]
+fn a_restart_after_a_failed_sync_returns_what_the_disk_has() {
+    let mut found = std::collections::BTreeSet::new();
+    for seed in 0..50 {
+        let disk = SimDisk::with_seed(seed);
+        disk.create_dir_all(Path::new("/data")).unwrap();
+        let mut journal = open(&disk).unwrap().journal;
+        journal.append(b"durable").unwrap();
+        journal.sync().unwrap();
+        disk.fail(Operation::SyncData, 1, io::ErrorKind::Other);
+        journal.append(&record(1, 700)).unwrap();
+        journal.append(&record(2, 700)).unwrap();
+        journal.sync().unwrap_err();
+        let disk = disk.kill();
+        let restarted = open(&disk).unwrap();
+        assert_eq!(restarted.journal.synced_end(), restarted.journal.end());
+        let again = open(&disk.crash(seed)).unwrap();
+        assert_eq!(records(&again), records(&restarted), "seed {seed}");
+        found.insert(again.entries.len());
+    }
+    assert_eq!(found, [1, 2, 3].into(), "of the records in doubt none, one or both were there");
 }
 
 /// After any crash a replaced file is the old one or the new one, and once the call returned, the new one.

@@ -444,4 +444,11 @@ impl DiskFile for SimFile {
         let call = Call::new(Operation::SyncData, &self.path);
         self.disk.call(call, |state, strike, _| state.sync(&self.file, strike))
     }
+
+    fn drop_cached(&self) -> Result<(), StorageError> {
+        self.disk.look("fadvise", &self.path, |_| {
+            lock(&self.file).drop_cache();
+            Ok(())
+        })
+    }
 }

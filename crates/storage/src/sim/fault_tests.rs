@@ -64,6 +64,23 @@ fn bytes_after_a_failed_sync_do_not_heal_it() {
     assert_eq!(read(&file), [[1_u8; 512], [2; 512], [3; 512]].concat());
 }
 
+/// The kernel keeps the length in memory when it forgets the pages: zeros are read where nothing is on the platter.
+#[test]
+fn a_dropped_cache_shows_zeros_for_a_lost_tail() {
+    let lost = (0..50).find_map(|seed| {
+        let disk = SimDisk::with_seed(seed);
+        let file = durable_file(&disk, "/f", 1, 1);
+        file.write_at(&[2; 512], 512).unwrap();
+        disk.fail(Operation::SyncData, 1, io::ErrorKind::Other);
+        assert!(file.sync_data().is_err());
+        (disk.durable_image(path("/f")).unwrap().len() == 512).then_some((disk, file))
+    });
+    let (disk, file) = lost.expect("of 50 failed syncs one lost the length");
+    assert_eq!(read(&file), [[1_u8; 512], [2; 512]].concat());
+    disk.drop_caches();
+    assert_eq!(read(&file), [[1_u8; 512], [0; 512]].concat());
+}
+
 #[test]
 fn a_failed_write_leaves_a_part() {
     let mut parts = BTreeSet::new();

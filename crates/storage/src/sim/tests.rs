@@ -247,3 +247,40 @@ fn a_sector_keeps_one_of_its_versions() {
     let expected = ["....", "a...", "ab..", "abc."].map(|text| Some(text.as_bytes().to_vec()));
     assert_eq!(outcomes(&disk, "/f"), BTreeSet::from(expected));
 }
+
+fn survivors(disk: &SimDisk) -> BTreeSet<Vec<PathBuf>> {
+    (0..200).map(|seed| disk.crash_image(seed).live_paths()).collect()
+}
+
+/// A directory's changes survive as a prefix or as a subset.
+#[test]
+fn a_later_name_may_survive_an_earlier_one() {
+    let disk = SimDisk::new();
+    for name in ["/a", "/b", "/c"] {
+        disk.open(path(name), OpenMode::CreateNew).unwrap();
+    }
+    let names = ["/a", "/b", "/c"].map(PathBuf::from);
+    let subsets = (0..8_usize).map(|set| {
+        let kept = names.iter().enumerate().filter(|(n, _)| set & (1 << n) != 0);
+        kept.map(|(_, name)| name.clone()).collect()
+    });
+    assert_eq!(survivors(&disk), subsets.collect());
+}
+
+/// While something moves between directories, what survives is a prefix over all of them.
+#[test]
+fn a_rename_between_directories_keeps_the_order() {
+    let disk = SimDisk::new();
+    for dir in ["/d", "/e"] {
+        disk.create_dir_all(path(dir)).unwrap();
+    }
+    let create = |name: &str| drop(disk.open(path(name), OpenMode::CreateNew).unwrap());
+    create("/d/a");
+    create("/e/b");
+    disk.rename(path("/d/a"), path("/e/a")).unwrap();
+    create("/d/c");
+    let prefixes: [&[&str]; 5] =
+        [&[], &["/d/a"], &["/d/a", "/e/b"], &["/e/a", "/e/b"], &["/d/c", "/e/a", "/e/b"]];
+    let prefixes = prefixes.map(|names| names.iter().map(PathBuf::from).collect());
+    assert_eq!(survivors(&disk), BTreeSet::from(prefixes));
+}
