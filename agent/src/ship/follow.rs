@@ -7,12 +7,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{Before, Followed, fresh_generation, open, read_full};
+use super::files::{Before, Followed, fresh_generation, open};
 use super::{ShipError, Shipper};
 use crate::config::Start;
 use crate::machine::identity::{Generation, HEAD_BYTES, Head, Stat, Verdict, judge};
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Event, TailFile};
+use crate::tail::files::{TailFiles, read_full};
 
 /// How far back from the end the start of a line is looked for, with `start: end`.
 const LINE_START_BYTES: u64 = 64 * 1024;
@@ -50,7 +51,7 @@ impl Shipper {
             let position = self.first_position(&path, stat, input, origin);
             return self.follow_from(path, stat, input, position);
         };
-        let position = match verdict(&path, &entry, stat) {
+        let position = match verdict(self.source.as_ref(), &path, &entry, stat) {
             Ok((Verdict::Same, before)) => as_saved(entry, before),
             Ok((other, _)) => {
                 self.ended.insert(entry.generation);
@@ -81,7 +82,7 @@ impl Shipper {
             position.origin = origin;
         } else if self.config.inputs[input].start == Start::End && self.new_inputs.contains(&input)
         {
-            start_at_end(&mut position, path, stat);
+            start_at_end(self.source.as_ref(), &mut position, path, stat);
         }
         position
     }
@@ -174,17 +175,22 @@ fn anew(path: &Path, ordinal: u64, reason: &'static str) -> Position {
 }
 
 /// Compares a saved position with the file, and reads what stands before it.
-fn verdict(path: &Path, entry: &FileEntry, stat: &Stat) -> io::Result<(Verdict, Before)> {
+fn verdict(
+    files: &dyn TailFiles,
+    path: &Path,
+    entry: &FileEntry,
+    stat: &Stat,
+) -> io::Result<(Verdict, Before)> {
     let saved = entry.saved();
     if saved.offset == 0 && saved.head.len == 0 {
         return Ok((Verdict::Same, Before::default()));
     }
-    let (file, opened) = open(path)?;
+    let (file, opened) = open(files, path)?;
     let mut last_read = Vec::new();
     let stat = if opened.id == stat.id { &opened } else { stat };
     let verdict = judge(&saved, stat, |at, len| {
         let mut bytes = vec![0; len];
-        let read = read_full(&file, at, &mut bytes)?;
+        let read = read_full(file.as_ref(), at, &mut bytes)?;
         bytes.truncate(read);
         last_read.clone_from(&bytes);
         Ok(bytes)
@@ -194,13 +200,13 @@ fn verdict(path: &Path, entry: &FileEntry, stat: &Stat) -> io::Result<(Verdict, 
 }
 
 /// With `start: end`: at the start of the last line.
-fn start_at_end(position: &mut Position, path: &Path, stat: &Stat) {
-    let Ok((file, _)) = open(path) else { return };
+fn start_at_end(files: &dyn TailFiles, position: &mut Position, path: &Path, stat: &Stat) {
+    let Ok((file, _)) = open(files, path) else { return };
     let from = stat.size.saturating_sub(LINE_START_BYTES);
     let mut tail = vec![0; usize::try_from(stat.size - from).unwrap_or_default()];
     let mut head = vec![0; HEAD_BYTES];
     let (Ok(read), Ok(head_read)) =
-        (read_full(&file, from, &mut tail), read_full(&file, 0, &mut head))
+        (read_full(file.as_ref(), from, &mut tail), read_full(file.as_ref(), 0, &mut head))
     else {
         return;
     };

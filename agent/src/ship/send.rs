@@ -49,7 +49,7 @@ pub(super) struct Restart {
     too_large: bool,
     /// It was too large and could not be split.
     hopeless: bool,
-    begun: bool,
+    pub(super) begun: bool,
 }
 
 /// What is stored of a plan from before.
