@@ -441,3 +441,6 @@ impl Shipper {
         if self.stopping.is_some() { Duration::ZERO } else { self.config.output.linger }
     }
 }
+
+#[cfg(test)]
+mod tests;
