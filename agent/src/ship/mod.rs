@@ -290,7 +290,8 @@ impl Shipper {
     /// How long to wait for something to happen.
     fn patience(&self) -> Duration {
         let is_stopping = self.stopping.is_some();
-        if !is_stopping && !(self.turns.is_empty() && self.dirty.is_empty()) {
+        let has_work = !self.turns.is_empty() || !self.dirty.is_empty();
+        if has_work && !is_stopping {
             return Duration::ZERO;
         }
         let linger = self.linger();
