@@ -392,7 +392,8 @@ impl Shipper {
             let is_there = match ino {
                 // A link: only a stat tells.
                 Some(0) => self.source.stat(&file.path).is_ok_and(|stat| stat.id == file.id),
-                Some(ino) => *ino == file.id.ino,
+                // The number of a removed file is soon used again: then another has the name.
+                Some(ino) => *ino == file.id.ino && self.by_path.get(&file.path) == Some(key),
                 None => false,
             };
             if !is_there && file.machine.name() != Name::Unlinked {

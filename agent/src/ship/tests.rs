@@ -208,6 +208,29 @@ async fn a_rotation_in_the_middle_of_a_start_is_no_reason_to_read_anew() {
     }
 }
 
+/// A file that nobody has open is removed, and another one gets its name and its inode number: that
+/// the listing shows the same number there does not mean that the first one is still there.
+#[tokio::test(start_paused = true)]
+async fn a_number_that_is_used_again_leaves_nobody_behind() {
+    let world = read_before("1\n2\n");
+    let mut shipper = world.shipper(config("logs", "beginning"));
+    shipper.start().unwrap();
+    let age = async |shipper: &mut Shipper| {
+        for _ in 0..20 {
+            steps(shipper);
+            tokio::time::advance(Duration::from_secs(2)).await;
+        }
+    };
+    age(&mut shipper).await;
+    let before = shipper.files.values().next().unwrap().id;
+    assert_eq!(shipper.opened.len(), 0, "it is still open");
+    world.files.replace("/logs/a.log".as_ref(), b"3\n").unwrap();
+    age(&mut shipper).await;
+    let now: Vec<_> = shipper.files.values().map(|file| file.id).collect();
+    let [now] = now[..] else { panic!("{now:?} are followed") };
+    assert_eq!((now.ino, now.birth_ns > before.birth_ns), (before.ino, true));
+}
+
 /// Whatever the shipper waits for, it waits: no time that has passed makes it step without end.
 #[tokio::test(start_paused = true)]
 async fn nothing_makes_it_spin() {
