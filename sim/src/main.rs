@@ -70,9 +70,9 @@ fn main() -> ExitCode {
 fn work(args: &Args) -> Result<bool> {
     let tls = Arc::new(TlsFiles::make()?);
     if let Some(seed) = args.seed {
-        let verdict = run::run(seed, &tls);
+        let verdict = run::run(seed, &tls, args.twice);
         if args.twice {
-            let second = run::run(seed, &tls);
+            let second = run::run(seed, &tls, args.twice);
             if second.hash != verdict.hash {
                 println!("{}", difference(&verdict, &second));
                 return Ok(false);
@@ -132,10 +132,10 @@ fn campaign(args: &Args, tls: &Arc<TlsFiles>) -> bool {
 }
 
 fn one(seed: u64, args: &Args, tls: &Arc<TlsFiles>, tally: &Mutex<Tally>) {
-    let mut verdict = run::run(seed, tls);
+    let mut verdict = run::run(seed, tls, false);
     let again = seed % TWICE_ONE_IN == 0;
     if again {
-        let second = run::run(seed, tls);
+        let second = run::run(seed, tls, false);
         if second.hash != verdict.hash {
             verdict.violations.push(difference(&verdict, &second));
         }

@@ -4,7 +4,8 @@
 //! left if every machine lost its power right then. That is I1 and the rule of the high watermark, without waiting for a
 //! power cut to show it.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use tailway_client::TopicPartition;
@@ -18,42 +19,58 @@ pub(crate) const DATA_DIR: &str = "/data";
 /// Of one batch, decompressed.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
-/// The value at an offset in the durable image of a partition, on whichever disk has it.
-pub(crate) fn durable_value<'a>(
-    disks: impl Iterator<Item = &'a SimDisk>,
-    partition: &TopicPartition,
-    offset: i64,
-) -> Option<u64> {
-    let dir = PathBuf::from(format!("{DATA_DIR}/{}-{}", partition.topic, partition.partition));
-    disks.into_iter().find_map(|disk| {
-        let path = segment_of(&disk.durable_paths(), &dir, offset)?;
-        let image = Bytes::from(disk.durable_image(&path)?);
-        value_in(image, offset)
-    })
+/// What was found durable so far. Recovery trims only what is not whole, so what is durable once stays what it is.
+#[derive(Debug, Default)]
+pub(crate) struct Oracle {
+    disks: Vec<SimDisk>,
+    known: BTreeMap<TopicPartition, BTreeMap<i64, Option<u64>>>,
+}
+
+impl Oracle {
+    pub(crate) fn new(disks: Vec<SimDisk>) -> Oracle {
+        Oracle { disks, known: BTreeMap::new() }
+    }
+
+    /// The value at an offset in the durable image of a partition, on whichever disk has it. `None`: nothing is durable
+    /// there; `Some(None)`: something that no client made.
+    pub(crate) fn durable_value(
+        &mut self,
+        tp: &TopicPartition,
+        offset: i64,
+    ) -> Option<Option<u64>> {
+        let known = self.known.entry(tp.clone()).or_default();
+        if !known.contains_key(&offset) {
+            let dir = PathBuf::from(format!("{DATA_DIR}/{}-{}", tp.topic, tp.partition));
+            let image = self.disks.iter().find_map(|disk| {
+                let path = dir.join(segment_of(&disk.durable_names(&dir), offset)?);
+                disk.durable_image(&path)
+            });
+            add_values(Bytes::from(image?), known);
+        }
+        known.get(&offset).copied()
+    }
 }
 
 /// The segment with the greatest base offset up to `offset`.
-fn segment_of(paths: &[PathBuf], dir: &Path, offset: i64) -> Option<PathBuf> {
-    let logs = paths.iter().filter(|path| {
-        path.parent() == Some(dir) && path.extension().is_some_and(|kind| kind == "log")
-    });
-    let base = |path: &Path| path.file_stem()?.to_str()?.parse::<i64>().ok();
-    let with_base = logs.filter_map(|path| Some((base(path)?, path)));
-    with_base.filter(|(base, _)| *base <= offset).max().map(|(_, path)| path.clone())
+fn segment_of(names: &[String], offset: i64) -> Option<&String> {
+    // Names have twenty digits, so that their order is that of the offsets.
+    let base = |name: &str| name.strip_suffix(".log")?.parse::<i64>().ok();
+    names.iter().rfind(|name| base(name).is_some_and(|base| base <= offset))
 }
 
-fn value_in(image: Bytes, offset: i64) -> Option<u64> {
+/// Adds the records of a segment that are not known yet.
+fn add_values(image: Bytes, known: &mut BTreeMap<i64, Option<u64>>) {
     for batch in BatchIter::new(image) {
-        let batch = batch.ok()?;
+        let Ok(batch) = batch else { return };
         let last = batch.header.base_offset + i64::from(batch.header.last_offset_delta);
-        if last < offset {
+        if known.contains_key(&last) {
             continue;
         }
-        batch.validate().ok()?;
-        let mut records = batch.records(BATCH_BYTES_MAX).ok()?;
-        let record =
-            records.find_map(|record| record.ok().filter(|found| found.offset == offset))?;
-        return val_of(record.value.as_ref());
+        if batch.validate().is_err() {
+            return;
+        }
+        let Ok(records) = batch.records(BATCH_BYTES_MAX) else { return };
+        let records = records.filter_map(Result::ok);
+        known.extend(records.map(|record| (record.offset, val_of(record.value.as_ref()))));
     }
-    None
 }

@@ -1,8 +1,8 @@
 //! One seed from begin to verdict: a phase of faults, then healing, then convergence within [`HEALED_WITHIN`], a final
 //! drain, clean stops, and the checker over everything that clients saw.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
@@ -11,7 +11,6 @@ use tailway_client::Admin;
 use tailway_client::admin::NewTopic;
 use tailway_history::Checker;
 use tailway_runtime::sim::{self, HostId, note};
-use tailway_storage::SimDisk;
 use tailway_wire::error_code::ErrorCode;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
@@ -20,6 +19,7 @@ use crate::clients::{ClientProcess, Job, Shared, drain, probe};
 use crate::history::History;
 use crate::machines::{Machine, Role, address_of, broker_address};
 use crate::nemesis::Nemesis;
+use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::tls::TlsFiles;
 
@@ -48,10 +48,13 @@ pub(crate) struct Verdict {
 }
 
 /// Runs a seed.
-pub(crate) fn run(seed: u64, tls: &Arc<TlsFiles>) -> Verdict {
+pub(crate) fn run(seed: u64, tls: &Arc<TlsFiles>, trace_polls: bool) -> Verdict {
     let (plan, tls) = (Plan::of(seed), Arc::clone(tls));
     tailway_net::sim::clear();
     let verdict = sim::run(seed, async move {
+        if trace_polls {
+            sim::trace_polls();
+        }
         let begun = Instant::now();
         let mut verdict = Scenario::new(plan, &tls).run().await;
         (verdict.hash, verdict.events) = sim::trace_hash();
@@ -85,15 +88,14 @@ impl Scenario {
                 Machine::new(role, rng.r#gen(), drift, tls)
             })
             .collect();
-        let disks: Arc<[SimDisk]> =
-            machines.iter().skip(1).map(|machine| machine.disk().clone()).collect();
+        let disks = machines.iter().skip(1).map(|machine| machine.disk().clone()).collect();
         let shared = Shared {
             history: History::new(),
             brokers: (0..plan.brokers).map(broker_address).collect(),
             topic: TOPIC.to_owned(),
             partitions: plan.partitions,
             quiet: Arc::new(AtomicBool::new(false)),
-            disks,
+            oracle: Arc::new(Mutex::new(Oracle::new(disks))),
         };
         let jobs =
             [(Job::Produce, plan.producers), (Job::Read, plan.readers), (Job::Join, plan.members)];
@@ -206,11 +208,11 @@ impl Scenario {
                     // No broker has registered yet, or the answer was lost.
                     Err(error)
                         if error.is_retriable()
-                            || error.code() == Some(ErrorCode::InvalidReplicationFactor) =>
+                            || error.code() == Some(ErrorCode::INVALID_REPLICATION_FACTOR) =>
                     {
                         sleep(TICK).await;
                     }
-                    Err(error) if error.code() == Some(ErrorCode::TopicAlreadyExists) => {
+                    Err(error) if error.code() == Some(ErrorCode::TOPIC_ALREADY_EXISTS) => {
                         return Ok(());
                     }
                     Err(error) => return Err(error.to_string()),

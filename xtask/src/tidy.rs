@@ -47,7 +47,7 @@ impl std::fmt::Display for Complaint {
 /// Checks every Rust file below `root`, in path order.
 pub(crate) fn check(root: &Path) -> Result<Vec<Complaint>> {
     let mut files = Vec::new();
-    for top in ["agent", "broker", "coordinator", "cli", "crates", "e2e", "xtask"] {
+    for top in ["agent", "broker", "coordinator", "cli", "crates", "e2e", "sim", "xtask"] {
         collect(&root.join(top), &mut files)?;
     }
     files.sort();
@@ -84,6 +84,15 @@ fn check_source(path: &Path, text: &str) -> Vec<Complaint> {
     if lines > LINES_MAX {
         say(lines, format!("has {lines} lines, more than {LINES_MAX}: split it"));
     }
+    let tests_from = if is_test(path) { 0 } else { first_test_line(text) };
+    for (index, pair) in text.lines().zip(text.lines().skip(1)).enumerate() {
+        if index < tests_from && pair.0.ends_with("select! {") && pair.1.trim() != "biased;" {
+            say(
+                index + 1,
+                "a `select!` that is not `biased;` picks by chance: no seed replays it".into(),
+            );
+        }
+    }
     let pure_until = if is_pure(path) { first_test_line(text) } else { 0 };
     for (index, line) in text.lines().enumerate() {
         if !line.is_ascii() {
@@ -108,14 +117,17 @@ fn check_source(path: &Path, text: &str) -> Vec<Complaint> {
 
 /// Pure by place. Test files beside pure code may use what they like.
 fn is_pure(path: &Path) -> bool {
-    let is_test = path.file_stem().is_some_and(|name| name.to_string_lossy().ends_with("tests"))
-        || path
-            .components()
-            .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "examples");
     let in_machine = path.components().any(|part| part.as_os_str() == "machine");
     let in_pure_crate =
         path.starts_with("crates/wire/src") || path.starts_with("crates/metadata/src");
-    !is_test && (in_machine || in_pure_crate)
+    !is_test(path) && (in_machine || in_pure_crate)
+}
+
+fn is_test(path: &Path) -> bool {
+    path.file_stem().is_some_and(|name| name.to_string_lossy().ends_with("tests"))
+        || path
+            .components()
+            .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "examples")
 }
 
 /// The line where the test module of a file begins (tests come last), or the number of lines.
@@ -173,6 +185,17 @@ mod tests {
                 check_source(Path::new(path), text).iter().map(ToString::to_string).collect();
             assert_eq!(said, expected, "{path}");
         }
+    }
+
+    #[test]
+    fn a_select_that_picks_by_chance_is_named() {
+        let unbiased = "//! D.\nfn f() {\n    tokio::select! {\n        a = b => {}\n    }\n}\n";
+        let path = Path::new("broker/src/partition/driver.rs");
+        let said = check_source(path, unbiased);
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert_eq!(said[0].line, 3);
+        let biased = unbiased.replace("{\n        a", "{\n        biased;\n        a");
+        assert_eq!(check_source(path, &biased), vec![]);
     }
 
     #[test]

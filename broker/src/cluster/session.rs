@@ -247,6 +247,7 @@ impl Session {
             }
         };
         tokio::select! {
+            biased;
             ended = follow => ended,
             ended = heartbeats.run() => ended,
         }

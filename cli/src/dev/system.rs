@@ -66,6 +66,7 @@ impl System {
             None => std::future::pending().await,
         };
         tokio::select! {
+            biased;
             cause = one(0) => cause,
             cause = one(1) => cause,
             cause = one(2) => cause,

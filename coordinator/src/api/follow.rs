@@ -52,6 +52,7 @@ pub(super) async fn answer(
         }
         let changed = async {
             tokio::select! {
+                biased;
                 changed = images.changed() => changed.is_ok(),
                 changed = leadership.changed() => changed.is_ok(),
             }

@@ -146,6 +146,7 @@ fn serve(listener: std::net::TcpListener, served: Served, stopped: oneshot::Rece
             }
         };
         tokio::select! {
+            biased;
             // Told to stop, or the owner is gone: connections are dropped, nobody waits for a peer.
             _ = stopped => {}
             served = axum::serve(listener, routes).into_future() => {

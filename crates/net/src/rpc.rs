@@ -411,6 +411,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Send + 'static>(
     };
     let mut reading = std::pin::pin!(read_answers(&shared, reader));
     let (error, wait) = tokio::select! {
+        biased;
         error = &mut reading => (error, None),
         error = write_requests(&shared, &mut writer, queue) => match error {
             Some(error) => (error, Some(LAST_WORDS)),

@@ -60,6 +60,8 @@ struct World {
     hosts: BTreeMap<HostId, Host>,
     ready: Arc<Ready>,
     polls: u64,
+    /// Whether each poll is an event of the trace, to find what is not decided by the seed.
+    traces_polls: bool,
     trace: Option<Trace>,
 }
 
@@ -140,6 +142,7 @@ where
         hosts: BTreeMap::new(),
         ready: Arc::default(),
         polls: 0,
+        traces_polls: false,
         trace: None,
     };
     let ready = Arc::clone(&world.ready);
@@ -201,7 +204,13 @@ fn poll_task(task: u64, ready: &Arc<Ready>, livelock: bool) {
     let taken = with_world(|world| {
         world.polls += 1;
         let entry = world.tasks.get_mut(&task)?;
-        Some((entry.host, entry.future.take()?))
+        let taken = (entry.host, entry.future.take()?);
+        if world.traces_polls
+            && let Some(trace) = &mut world.trace
+        {
+            trace.add(&format!("poll task {task} of {}", taken.0));
+        }
+        Some(taken)
     });
     // Its host was killed, or it was aborted, after it was woken.
     let Some((host, mut future)) = taken else { return };
@@ -291,6 +300,11 @@ pub fn revive(host: HostId) {
             host.alive = true;
         }
     });
+}
+
+/// Makes each poll an event of the trace, which tells where two runs of a seed part.
+pub fn trace_polls() {
+    with_world(|world| world.traces_polls = true);
 }
 
 /// Polls so far: how much happened.

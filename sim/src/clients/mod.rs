@@ -6,18 +6,17 @@ mod member;
 mod producer;
 mod reader;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tailway_client::{Client, ClientConfig, TopicPartition};
 use tailway_net::HostPort;
 use tailway_runtime::sim::{self, HostId, note};
-use tailway_storage::SimDisk;
 
 use crate::history::History;
 use crate::machines::address_of;
-use crate::oracle::durable_value;
+use crate::oracle::Oracle;
 
 pub(crate) use drain::drain;
 pub(crate) use producer::probe;
@@ -44,8 +43,7 @@ pub(crate) struct Shared {
     pub(crate) partitions: i32,
     /// Set when producers are to send no more.
     pub(crate) quiet: Arc<AtomicBool>,
-    /// Of the brokers, for the oracle.
-    pub(crate) disks: Arc<[SimDisk]>,
+    pub(crate) oracle: Arc<Mutex<Oracle>>,
 }
 
 impl Shared {
@@ -68,8 +66,9 @@ impl Shared {
     }
 
     fn must_be_durable(&self, what: &str, tp: &TopicPartition, offset: i64, val: Option<u64>) {
-        let durable = durable_value(self.disks.iter(), tp, offset);
-        if durable != val || durable.is_none() {
+        let mut oracle = self.oracle.lock().unwrap_or_else(PoisonError::into_inner);
+        let durable = oracle.durable_value(tp, offset);
+        if durable != Some(val) || val.is_none() {
             self.history.violation(format!(
                 "I1: {tp} offset {offset}: {val:?} was {what}, but durable there is {durable:?}"
             ));

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use rand::Rng;
-use tailway_client::produce::{Delivery, ProducerRecord};
+use tailway_client::produce::{Delivery, DeliveryError, ProducerRecord};
 use tailway_client::{Producer, ProducerOptions, TopicPartition};
 use tailway_history::{Outcome, value};
 use tailway_runtime::sim::HostRng;
 use tailway_wire::record::Compression;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{Shared, spelled, told};
 use crate::history::{SendAt, payload};
@@ -18,6 +18,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
 const PADDING_BYTES_MAX: usize = 400;
 const BURST_MAX: u32 = 12;
 const PAUSE_MS_MAX: u64 = 120;
+const PROBE_PAUSE: Duration = Duration::from_millis(200);
 
 /// Sends until everybody is to be quiet, then waits for the answers.
 pub(super) async fn run(shared: Shared, name: String, number: u64) {
@@ -57,8 +58,14 @@ pub(super) async fn run(shared: Shared, name: String, number: u64) {
     producer.flush().await;
 }
 
-async fn wait(shared: Shared, at: SendAt, val: u64, delivery: Delivery) {
-    match delivery.wait().await {
+async fn wait(
+    shared: Shared,
+    at: SendAt,
+    val: u64,
+    delivery: Delivery,
+) -> Result<(), DeliveryError> {
+    let outcome = delivery.wait().await;
+    match &outcome {
         Ok(delivered) => {
             shared.acknowledged(&delivered.partition, delivered.offset, val);
             shared.history.sent(at, Outcome::Ok, told(delivered.offset));
@@ -66,35 +73,39 @@ async fn wait(shared: Shared, at: SendAt, val: u64, delivery: Delivery) {
         Err(error) if error.in_doubt => shared.history.sent(at, Outcome::Info, None),
         Err(_) => shared.history.sent(at, Outcome::Fail, None),
     }
+    outcome.map(drop)
 }
 
-/// Sends one record to each partition; the error says what stands in the way after `patience`.
+/// Sends one record to each partition, again and again until each has taken one or `patience` is over; then the error says
+/// what stood in the way last.
 pub(crate) async fn probe(shared: Shared, patience: Duration) -> Result<(), String> {
+    let deadline = Instant::now() + patience;
     let options = ProducerOptions { delivery_timeout: patience, ..ProducerOptions::default() };
     let producer = Producer::new(shared.client("probe"), options);
-    let mut deliveries = Vec::new();
+    let mut n = 0;
     for index in 0..shared.partitions {
         let partition = TopicPartition::new(&*shared.topic, index);
-        let val = value(1, u64::from(index.unsigned_abs()));
-        let at = shared.history.send("probe", spelled(&partition), val);
-        let value = Some(payload(val, 0));
-        let record = ProducerRecord { partition: Some(index), value, ..ProducerRecord::default() };
-        match producer.send(&shared.topic, record).await {
-            Ok(delivery) => deliveries.push((at, delivery)),
-            Err(error) => {
-                shared.history.sent(at, Outcome::Fail, None);
-                return Err(format!("partition {index} takes no records: {error}"));
+        loop {
+            let val = value(1, n);
+            n += 1;
+            let at = shared.history.send("probe", spelled(&partition), val);
+            let value = Some(payload(val, 0));
+            let record =
+                ProducerRecord { partition: Some(index), value, ..ProducerRecord::default() };
+            let cause = match producer.send(&shared.topic, record).await {
+                Ok(delivery) => match wait(shared.clone(), at, val, delivery).await {
+                    Ok(()) => break,
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => {
+                    shared.history.sent(at, Outcome::Fail, None);
+                    error.to_string()
+                }
+            };
+            if Instant::now() >= deadline {
+                return Err(format!("partition {index} takes no records: {cause}"));
             }
-        }
-    }
-    for (at, delivery) in deliveries {
-        match delivery.wait().await {
-            Ok(delivered) => shared.history.sent(at, Outcome::Ok, told(delivered.offset)),
-            Err(error) => {
-                let outcome = if error.in_doubt { Outcome::Info } else { Outcome::Fail };
-                shared.history.sent(at, outcome, None);
-                return Err(error.to_string());
-            }
+            sleep(PROBE_PAUSE).await;
         }
     }
     Ok(())

@@ -220,9 +220,13 @@ impl SimDisk {
 
     /// What a power cut leaves of a file at the least, if anything of it is durable under this name.
     pub fn durable_image(&self, path: &Path) -> Option<Vec<u8>> {
-        let files = self.state().names.files(true);
-        let file = files.get(&Path::new("/").join(path))?;
-        Some(lock(file).durable().to_vec())
+        let file = self.state().names.file(path, true)?;
+        Some(lock(&file).durable().to_vec())
+    }
+
+    /// The durable names in a directory, sorted; none if it is not there.
+    pub fn durable_names(&self, dir: &Path) -> Vec<String> {
+        self.state().names.names_in(dir, true)
     }
 
     /// All files that programs see, in order of their absolute paths.

@@ -313,6 +313,35 @@ impl Names {
         self.dirs = reachable;
     }
 
+    /// The entries of a directory, by what programs see or by what is on the platter.
+    fn entries(&self, path: &Path, durable: bool) -> Option<&Entries> {
+        let mut entries = Self::side(self.dirs.get(&ROOT)?, durable);
+        for part in path.components() {
+            let Component::Normal(name) = part else { continue };
+            let Node::Dir(number) = entries.get(name.to_str()?)? else { return None };
+            entries = Self::side(self.dirs.get(number)?, durable);
+        }
+        Some(entries)
+    }
+
+    fn side(dir: &Dir, durable: bool) -> &Entries {
+        if durable { &dir.durable } else { &dir.live }
+    }
+
+    /// The file at a path, by what programs see or by what is on the platter.
+    pub(super) fn file(&self, path: &Path, durable: bool) -> Option<FileNode> {
+        let name = path.file_name()?.to_str()?;
+        match self.entries(path.parent()?, durable)?.get(name)? {
+            Node::File(file) => Some(FileNode::clone(file)),
+            Node::Dir(_) => None,
+        }
+    }
+
+    /// The names in a directory, sorted; none if it is not there.
+    pub(super) fn names_in(&self, dir: &Path, durable: bool) -> Vec<String> {
+        self.entries(dir, durable).into_iter().flat_map(|entries| entries.keys().cloned()).collect()
+    }
+
     /// All files by path: those that programs see, or those on the platter.
     pub(super) fn files(&self, durable: bool) -> BTreeMap<PathBuf, FileNode> {
         let mut files = BTreeMap::new();
