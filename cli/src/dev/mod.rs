@@ -129,7 +129,8 @@ async fn live(args: &DevArgs, inputs: &Inputs, dir: &DevDir, clock: &Clock) -> R
     signals.exit_on_next();
     let mut screen = Screen::new(Mode::of(args.quiet));
     if let Ok(Ended::Signal(signal)) = &ended {
-        screen.line(&format!("{signal}: stopping"))?;
+        // The terminal may be what went away: nobody to tell, and the stop is to be clean all the same.
+        drop(screen.line(&format!("{signal}: stopping")));
     }
     let unpublished = dir.unpublish();
     let stopped = system.stop(Deadline::after(STOP_DEADLINE)).await;
