@@ -12,6 +12,7 @@ pub mod kcat;
 pub mod libraries;
 pub mod on_disk;
 pub mod pipeline;
+pub mod readme;
 pub mod record;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +35,7 @@ pub fn clients() -> Vec<Check> {
         groups::CHECKS,
         cli::CHECKS,
         pipeline::CHECKS,
+        readme::CHECKS,
     ]
     .concat()
 }

@@ -19,6 +19,7 @@ pub const CHECKS: &[Check] = &[
         dev,
     ),
     ("export: the same by three processes", export),
+    ("the host's cpu, load and memory reach their topic", host_metrics),
     (
         "200,000 lines over 10 rotating files, each process restarted 5 times: each line once, in order",
         restarts,
@@ -75,6 +76,37 @@ fn export() -> Result<()> {
     let documents = consume(&deployment.dev, Transport::Tls, &topic)?;
     let wanted: Vec<String> = numbered(100, 40).lines().map(str::to_owned).collect();
     ensure!(messages(&documents)? == wanted, "not the file's lines in order:\n{documents}");
+    deployment.stop()
+}
+
+fn host_metrics() -> Result<()> {
+    need("kcat", "kcat")?;
+    let dir = tempfile::tempdir()?;
+    let input = dir.path().join("app.log");
+    std::fs::write(&input, "one\n")?;
+    let deployment = Deployment::start(&dir.path().join("run"), &[text(&input)?])?;
+    // A share of cpu time needs two samples, ten seconds apart.
+    let mut last = serde_json::Value::Null;
+    for name in ["load", "memory", "cpu"] {
+        wait_until(PATIENCE, || {
+            let documents = consume(&deployment.dev, Transport::Tls, "metrics").unwrap_or_default();
+            let mut events = documents.lines().filter_map(|line| serde_json::from_str(line).ok());
+            let of_name = |event: &serde_json::Value| {
+                event["event"]["dataset"] == format!("system.{name}")
+                    && event["system"][name].is_object()
+            };
+            Ok(events.find(of_name).map(|event| last = event).is_some())
+        })
+        .with_context(|| format!("no event of system.{name}; the last found was {last}"))?;
+        if name == "memory" {
+            let total = last["system"]["memory"]["total"].as_u64().context("no total")?;
+            let meminfo = std::fs::read_to_string("/proc/meminfo")?;
+            ensure!(
+                meminfo.contains(&format!(" {} kB\n", total / 1024)),
+                "{total} bytes of memory are not what /proc/meminfo says:\n{meminfo}"
+            );
+        }
+    }
     deployment.stop()
 }
 
