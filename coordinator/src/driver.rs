@@ -231,7 +231,7 @@ fn tell(records: &[MetadataRecord], controller: &Controller, now: Mono) {
             MetadataRecord::BrokerRegistrationChange(r) if r.fenced => {
                 tracing::info!(
                     broker_id = %r.broker_id, broker_epoch = %r.broker_epoch,
-                    "broker fenced at its own request: it is stopping"
+                    "broker fenced at its own request, as when it stops"
                 );
             }
             MetadataRecord::BrokerRegistrationChange(r) => {

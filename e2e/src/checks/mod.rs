@@ -1,9 +1,10 @@
-//! The named groups: `clients` (foreign software), `root` (failing syscalls), `hostile` (mutated frames).
+//! The named groups: `clients` (foreign software), `filebeat` (a real one), `root` (failing syscalls), `hostile` (mutated frames).
 //!
 //! Each check starts its own processes in its own folder; none depends on another's leftovers.
 
 pub mod cli;
 pub mod failing_disk;
+pub mod filebeat;
 pub mod footprint;
 pub mod groups;
 pub mod hostile;
