@@ -176,6 +176,9 @@ fn silence_is_explained_after_ten_seconds() {
         (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
     std::fs::write(&input, "").unwrap();
     let (process, _) = start_dev(&data, &input, &output).unwrap();
+    // Nothing was read, but the commands that it printed work.
+    let described = tailway(&["topic", "describe", "logs", "--data", path(&data)]);
+    assert!(described.status.success(), "{}", said(&described));
     wait_until(Duration::from_secs(20), || Ok(process.printed().contains("no records"))).unwrap();
     assert!(process.printed().contains("app.log"), "{}", process.printed());
     stop_by_ctrl_c(process).unwrap();

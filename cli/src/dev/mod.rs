@@ -167,6 +167,9 @@ async fn start_and_show(
     system: &mut System,
 ) -> Result<Ended> {
     system.start(dir, clock).await?;
+    let client = client(dir)?;
+    // So that the commands work as printed, also where no line has come yet.
+    client.topic_or_create(configs::TOPIC).await.context("cannot create the topic")?;
     let mut published = configs::published(dir, inputs, args.plaintext);
     let own = std::process::id();
     published.pids = ["coordinator", "broker", "agent"].map(|d| (d.to_owned(), own)).into();
@@ -176,7 +179,6 @@ async fn start_and_show(
     for line in opening(args, inputs, dir, clock)? {
         screen.line(&line)?;
     }
-    let client = client(dir)?;
     let expectation = async {
         match args.expect {
             Some(expected) => {

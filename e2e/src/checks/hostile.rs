@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Bench, numbered};
-use crate::deployment::{DevJson, PATIENCE, http_status};
+use crate::deployment::{DevJson, PATIENCE, http_get, http_status};
 use crate::group::need;
 use crate::kcat::{Transport, count, produce};
 use crate::process::run as run_command;
@@ -171,6 +171,11 @@ pub fn run(frames: u64, seed: u64) -> Result<()> {
         begin.elapsed().as_secs(),
         peak >> 20
     );
+    let metrics = http_get(bench.deployment.admin("broker"), "/metrics")?.1;
+    let decoded = sum_of(&metrics, "tailway_broker_requests_total");
+    let turned_away = sum_of(&metrics, "tailway_broker_refused_total");
+    println!("the broker's own counters: {decoded} requests answered, {turned_away} refused");
+    ensure!(decoded + turned_away >= frames / 2, "few frames reached a decoder:\n{metrics}");
     ensure!(!broker.printed().contains("panicked"), "the broker panicked:\n{}", broker.tail());
     ensure!(
         http_status(bench.deployment.admin("broker"), "/livez")? == 200,
@@ -232,6 +237,12 @@ fn send(
         tally.refused.fetch_add(u64::from(answered < written), Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// A counter of all labels together, from the text of `/metrics`.
+fn sum_of(metrics: &str, counter: &str) -> u64 {
+    let lines = metrics.lines().filter(|line| line.starts_with(counter));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
 }
 
 /// Whole frames in what was read.

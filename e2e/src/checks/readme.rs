@@ -122,8 +122,9 @@ fn five_minutes() -> Result<()> {
 /// The four commands that dev printed, one after the other.
 fn pasted_commands(place: &Place, dev: &Process) -> Result<()> {
     let printed = dev.printed();
+    let behind = printed.find("in another terminal:").context("the line before them")?;
     let lines: Vec<&str> =
-        printed.lines().filter(|line| line.starts_with("  ")).map(str::trim).collect();
+        printed[behind..].lines().filter(|line| line.starts_with("  ")).map(str::trim).collect();
     let [tap, produce, kcat, curl] = lines[..] else { anyhow::bail!("not four: {lines:?}") };
     let tap = place.start("tap", tap)?;
     wait_until(PATIENCE, || Ok(tap.printed().lines().count() >= SHIPPED))
