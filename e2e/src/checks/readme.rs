@@ -67,20 +67,20 @@ impl Place {
         })?;
         Ok((dev, DevJson::read(&ready)?))
     }
+}
 
-    /// What was printed, without what differs from run to run: folders and numbers.
-    fn pattern(&self, printed: &str, home: &str, program: &str) -> Vec<String> {
-        let printed = printed.replace(program, "PROGRAM").replace(home, "HOME");
-        let mut out = String::new();
-        for char in printed.chars() {
-            match char {
-                '0'..='9' if out.ends_with('N') => {}
-                '0'..='9' => out.push('N'),
-                other => out.push(other),
-            }
+/// What was printed, without what differs from run to run: folders and numbers.
+fn pattern(printed: &str, home: &str, program: &str) -> Vec<String> {
+    let printed = printed.replace(program, "PROGRAM").replace(home, "HOME");
+    let mut out = String::new();
+    for char in printed.chars() {
+        match char {
+            '0'..='9' if out.ends_with('N') => {}
+            '0'..='9' => out.push('N'),
+            other => out.push(other),
         }
-        out.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
     }
+    out.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned).collect()
 }
 
 fn five_minutes() -> Result<()> {
@@ -93,9 +93,9 @@ fn five_minutes() -> Result<()> {
     let printed = &printed[printed.find("made a certificate").context("dev's first line")?..];
     let shown = place.readme.block("made a certificate")?;
     let program = Programs::built()?.path("tailway")?;
-    let printed = place.pattern(printed, text(place.dir.path())?, text(program)?);
+    let printed = pattern(printed, text(place.dir.path())?, text(program)?);
     let at_home = "/home/you/tailway";
-    let shown = place.pattern(shown, at_home, &format!("{at_home}/target/release/tailway"));
+    let shown = pattern(shown, at_home, &format!("{at_home}/target/release/tailway"));
     // Progress follows in the one, not in the other.
     ensure!(printed.starts_with(&shown), "README shows\n{shown:#?}\nbut dev prints\n{printed:#?}");
 
