@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tailway_client::{Client, ClientConfig};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
+use tailway_daemon::ready::Condition;
 use tailway_daemon::{Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks};
 use tailway_storage::{DirLock, Disk, FsDisk, OpenMode, StorageError, atomic_replace};
 use tokio::sync::watch;
@@ -23,7 +24,9 @@ use crate::host::sampler::{self, Sampler};
 use crate::metrics::AgentMetrics;
 use crate::output::inbox::{Inbox, Message};
 use crate::registry::{Registry, RegistryError};
-use crate::ship::{Parts, Shipper};
+use crate::ship::{self, Parts, ShipError, Shipper};
+use crate::tail::files::TailFiles;
+use crate::tail::os::OsFiles;
 
 const IDENTITY_FILE: &str = "agent.json";
 const JOURNAL_FILE: &str = "journal";
@@ -75,8 +78,29 @@ impl Daemon for Agent {
     }
 
     async fn start(config: Config, context: Context) -> Result<Self, StartError> {
+        Self::start_on(Arc::new(FsDisk), Arc::new(OsFiles), config, context).await
+    }
+
+    async fn stop(mut self, deadline: Deadline) -> Result<(), Stragglers> {
+        let left = deadline.remaining();
+        let share = left.saturating_sub(STOP_SHARE.min(left / 2));
+        self.inbox.send(Message::Stop(share));
+        let ended = deadline.run(self.ended.wait_for(Option::is_some)).await.is_some();
+        let shipper = if ended { Ok(()) } else { Err(Stragglers(vec!["shipper".to_owned()])) };
+        Stragglers::collect([shipper, self.tasks.stop(deadline).await])
+    }
+}
+
+impl Agent {
+    /// Starts with its own state on `disk` and following the files in `source`.
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        source: Arc<dyn TailFiles>,
+        config: Config,
+        context: Context,
+    ) -> Result<Self, StartError> {
         let data_dir = config.data_dir.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&data_dir)).await;
+        let opened = tailway_runtime::spawn_blocking(move || open(disk, &data_dir)).await;
         let opened =
             opened.map_err(|cause| StartError::new("cannot open the data").cause(cause))?;
         let Opened { lock, identity, registry } = opened?;
@@ -99,6 +123,7 @@ impl Daemon for Agent {
             clock: context.clock.clone(),
             inbox: inbox.clone(),
             registry,
+            source,
             client,
             tasks: context.tasks.group("output"),
             metrics,
@@ -107,16 +132,9 @@ impl Daemon for Agent {
         let ended = spawn_shipper(parts, &context)?;
         Ok(Self { inbox, tasks: context.tasks, ended, _lock: lock })
     }
-
-    async fn stop(mut self, deadline: Deadline) -> Result<(), Stragglers> {
-        let left = deadline.remaining();
-        let share = left.saturating_sub(STOP_SHARE.min(left / 2));
-        self.inbox.send(Message::Stop(share));
-        let ended = deadline.run(self.ended.wait_for(Option::is_some)).await.is_some();
-        let shipper = if ended { Ok(()) } else { Err(Stragglers(vec!["shipper".to_owned()])) };
-        Stragglers::collect([shipper, self.tasks.stop(deadline).await])
-    }
 }
+
+type End = watch::Sender<Option<Result<(), String>>>;
 
 /// Starts the shipper's thread. Its end, however it comes, is in the channel.
 fn spawn_shipper(
@@ -125,16 +143,7 @@ fn spawn_shipper(
 ) -> Result<watch::Receiver<Option<Result<(), String>>>, StartError> {
     let (end, ended) = watch::channel(None);
     let found = context.ready.condition("files", "the files to follow are being looked for");
-    let runtime = tokio::runtime::Handle::current();
-    std::thread::Builder::new()
-        .name("shipper".to_owned())
-        .stack_size(SHIPPER_STACK_BYTES)
-        .spawn(move || {
-            let _entered = runtime.enter();
-            let result = Shipper::new(parts).run(|| found.holds());
-            end.send_replace(Some(result.map_err(|error| error.to_string())));
-        })
-        .map_err(|cause| StartError::new("cannot start the shipper's thread").cause(cause))?;
+    start_driver(Shipper::new(parts), found, end)?;
     let (mut watched, tasks) = (ended.clone(), context.tasks.clone());
     context.tasks.spawn("shipper", |mut stop| async move {
         // At a stop the shipper is asked by the agent itself.
@@ -151,13 +160,36 @@ fn spawn_shipper(
     Ok(ended)
 }
 
-fn open(dir: &Path) -> Result<Opened, StartError> {
+fn start_driver(shipper: Shipper, found: Condition, end: End) -> Result<(), StartError> {
+    let tell = move |result: Result<(), ShipError>| {
+        end.send_replace(Some(result.map_err(|error| error.to_string())));
+    };
+    #[cfg(feature = "sim")]
+    if tailway_runtime::sim::current().is_some() {
+        let life = async move {
+            tell(ship::drive_simulated(shipper, || found.holds()).await);
+        };
+        drop(tailway_runtime::spawn(life));
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("shipper".to_owned())
+        .stack_size(SHIPPER_STACK_BYTES)
+        .spawn(move || {
+            let _entered = runtime.enter();
+            tell(ship::drive(shipper, || found.holds()));
+        })
+        .map_err(|cause| StartError::new("cannot start the shipper's thread").cause(cause))?;
+    Ok(())
+}
+
+fn open(disk: Arc<dyn Disk>, dir: &Path) -> Result<Opened, StartError> {
     let failed = |what: &str, error: StorageError| {
         StartError::new(format!("cannot {what} {}", dir.display())).cause(error)
     };
-    let disk: Arc<dyn Disk> = Arc::new(FsDisk);
     disk.create_dir_all(dir).map_err(|error| failed("make the data directory", error))?;
-    let lock = DirLock::acquire(dir).map_err(|error| {
+    let lock = disk.lock_dir(dir).map_err(|error| {
         failed("lock the data directory", error)
             .next("stop the other agent, or name another agent.data_dir")
     })?;
@@ -190,7 +222,7 @@ fn identity_in(disk: &Arc<dyn Disk>, dir: &Path) -> Result<Identity, IdentityErr
         return serde_json::from_slice(&bytes)
             .map_err(|cause| IdentityError::Unreadable { path, cause });
     }
-    let agent_id = uuid::Uuid::new_v4().to_string();
+    let agent_id = tailway_runtime::uuid().to_string();
     let identity = Identity { version: IDENTITY_VERSION, agent_id };
     let text = json!(identity).to_string();
     atomic_replace(disk.as_ref(), &path, text.as_bytes())?;
@@ -211,7 +243,7 @@ fn sender_of(config: &Config, identity: &Identity) -> Sender {
     Sender {
         name: config.name.clone().unwrap_or(host),
         id: identity.agent_id.clone(),
-        ephemeral_id: uuid::Uuid::new_v4().to_string(),
+        ephemeral_id: tailway_runtime::uuid().to_string(),
         beat_version: config.beat_version.clone(),
     }
 }

@@ -124,7 +124,7 @@ mod tests {
     use crate::machine::identity::{FileId, Generation, Head, Marker};
     use crate::machine::ledger::FileEntry;
     use tailway_metadata::time::WallMs;
-    use tailway_storage::MemDisk;
+    use tailway_storage::SimDisk;
 
     fn file(generation: u128) -> Record {
         Record::File(FileEntry {
@@ -144,13 +144,13 @@ mod tests {
 
     const PATH: &str = "/journal";
 
-    fn open(disk: &MemDisk) -> (Registry, Recovery) {
+    fn open(disk: &SimDisk) -> (Registry, Recovery) {
         Registry::open(Arc::new(disk.clone()), Path::new(PATH)).unwrap()
     }
 
     #[test]
     fn what_was_recorded_is_there_again() {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         let (mut registry, recovery) = open(&disk);
         assert!(recovery.created);
         for generation in 0..100 {
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn after_a_power_cut_a_prefix_is_there() {
         for seed in 0..50 {
-            let disk = MemDisk::new();
+            let disk = SimDisk::new();
             let (mut registry, _) = open(&disk);
             for generation in 0..20 {
                 registry.record(file(generation)).unwrap();
@@ -173,7 +173,7 @@ mod tests {
                     registry.sync().unwrap();
                 }
             }
-            let (again, _) = open(&disk.crash(seed));
+            let (again, _) = open(&disk.crash_image(seed));
             let count = again.ledger().files.len();
             assert!((10..=20).contains(&count), "seed {seed}: {count} of 20, 10 durable");
             let last = Generation(count as u128 - 1);
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn a_long_journal_that_says_little_is_written_anew() {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         let (mut registry, _) = open(&disk);
         while !registry.compact_if_worth_it().unwrap() {
             registry.record(file(1)).unwrap();

@@ -14,7 +14,6 @@ use tailway_metadata::{ClusterImage, IncarnationId};
 use tailway_net::HostPort;
 use tailway_storage::{DirLock, Disk, FsDisk};
 use tokio::sync::watch;
-use uuid::Uuid;
 
 use crate::cluster::follower::Follower;
 use crate::cluster::identity::{self, Identity};
@@ -73,7 +72,7 @@ impl Daemon for Broker {
     }
 
     async fn start(config: Config, context: Context) -> Result<Broker, StartError> {
-        start(config, context).await
+        Broker::start_on(FsDisk::shared(), config, context).await
     }
 
     async fn stop(self, deadline: Deadline) -> Result<(), Stragglers> {
@@ -92,16 +91,28 @@ impl Daemon for Broker {
 }
 
 impl Broker {
+    /// As [`Daemon::start`], with everything durable on `disk`.
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        context: Context,
+    ) -> Result<Broker, StartError> {
+        start(disk, config, context).await
+    }
+
     /// What clients are told to connect to, by listener. Ports that were 0 in the configuration are real here.
     pub fn listeners(&self) -> &[AdvertisedListener] {
         &self.listeners
     }
 }
 
-async fn start(config: Config, context: Context) -> Result<Broker, StartError> {
+async fn start(
+    disk: Arc<dyn Disk>,
+    config: Config,
+    context: Context,
+) -> Result<Broker, StartError> {
     let metrics = BrokerMetrics::register(&context.metrics);
     let ready = context.ready.condition("cluster", "not registered with a coordinator yet");
-    let disk: Arc<dyn Disk> = FsDisk::shared();
     let (lock, identity) = open_data_dir(&disk, &config)?;
     let server = Server::bind(&config.listeners, &config.limits).await?;
     let listeners = server.advertised();
@@ -116,7 +127,7 @@ async fn start(config: Config, context: Context) -> Result<Broker, StartError> {
     let parts = Parts::new(&config, &context, view, partitions.clone(), link, &disk, metrics)?;
     let follower = parts.follow(&config, &disk, publish_image).await?;
 
-    let incarnation = IncarnationId(Uuid::new_v4());
+    let incarnation = IncarnationId(tailway_runtime::uuid());
     let producer_ids = parts.producer_ids.clone();
     let routes = parts.routes.clone();
     let metrics = parts.metrics.clone();
@@ -156,7 +167,7 @@ fn open_data_dir(disk: &Arc<dyn Disk>, config: &Config) -> Result<(DirLock, Iden
     disk.create_dir_all(dir).map_err(|error| {
         failed().cause(error).next(format!("create {} for the user this runs as", dir.display()))
     })?;
-    let lock = DirLock::acquire(dir).map_err(|error| failed().cause(error))?;
+    let lock = disk.lock_dir(dir).map_err(|error| failed().cause(error))?;
     let identity = identity::load_or_create(disk, dir, config.broker_id).map_err(|error| {
         let next = error.next();
         failed().cause(error).next(next).config()

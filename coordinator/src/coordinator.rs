@@ -11,7 +11,6 @@ use tailway_metadata::{ClusterImage, DirectoryId};
 use tailway_net::{Limits, Listener, Security};
 use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
 use tokio::sync::{mpsc, watch};
-use uuid::Uuid;
 
 use crate::api::server::Server;
 use crate::api::service::Service;
@@ -35,6 +34,15 @@ pub struct Coordinator {
 }
 
 impl Coordinator {
+    /// As [`Daemon::start`], with everything durable on `disk`.
+    pub async fn start_on(
+        disk: Arc<dyn Disk>,
+        config: Config,
+        context: Context,
+    ) -> Result<Coordinator, StartError> {
+        start(disk, config, context).await
+    }
+
     /// Where it listens: the real port, if the configuration says 0.
     pub fn address(&self) -> std::net::SocketAddr {
         self.address
@@ -61,60 +69,7 @@ impl Daemon for Coordinator {
     }
 
     async fn start(config: Config, context: Context) -> Result<Coordinator, StartError> {
-        let ready = context.ready.condition("raft", "the coordinator is starting");
-        let disk = FsDisk::shared();
-        let (lock, identity) = claim(Arc::clone(&disk), &config).await?;
-        // Bound before the data is touched: a held port is the likeliest mistake, and costs nothing to find.
-        let limits =
-            Limits { connections_max: config.connections, handshake_timeout: HANDSHAKE_TIMEOUT };
-        let listener = Listener::bind(&config.listen, Security::Tls(config.tls.clone()), limits)
-            .await
-            .map_err(|error| {
-                StartError::new(format!("cannot listen on {}", error.address))
-                    .because(error.cause)
-                    .next(error.next)
-            })?;
-        let address = listener.local_addr();
-        let settings = NodeSettings::new(
-            config.id,
-            config.listen.to_string(),
-            *identity.directory_id.0.as_bytes(),
-        );
-        let node = Node::start(disk, &config.data_dir, settings)
-            .await
-            .map_err(|error| node_error(&config.data_dir, &error))?;
-        if node.recovery().torn_bytes > 0 {
-            let torn_bytes = node.recovery().torn_bytes;
-            tracing::info!(torn_bytes, "an unfinished append was cut off the Raft log");
-        }
-        let metrics = CoordinatorMetrics::new(&context.metrics);
-        show(&context, &node, &config);
-        let (calls, queue) = mpsc::channel(driver::QUEUE);
-        let starting = Err("the coordinator is starting".to_owned());
-        let (leadership, leads) = watch::channel(starting);
-        let service = Service {
-            cluster_id: config.settings.cluster_id.clone(),
-            calls,
-            feed: node.feed().clone(),
-            leadership: leads,
-            metrics: metrics.clone(),
-        };
-        let driver = Driver {
-            controller: Controller::new(config.settings),
-            node_id: config.id,
-            proposer: node.proposer(),
-            feed: node.feed().clone(),
-            clock: context.clock.clone(),
-            calls: queue,
-            leadership,
-            ready,
-            metrics: metrics.clone(),
-            tasks: context.tasks.clone(),
-        };
-        context.tasks.spawn("controller", |stop| driver.run(stop));
-        Server::start(listener, service, metrics, &context.tasks);
-        tracing::info!(%address, data_dir = %config.data_dir.display(), "brokers may connect (mutual TLS)");
-        Ok(Coordinator { context, node, address, _lock: lock })
+        start(FsDisk::shared(), config, context).await
     }
 
     async fn stop(self, deadline: Deadline) -> Result<(), Stragglers> {
@@ -127,20 +82,80 @@ impl Daemon for Coordinator {
     }
 }
 
+async fn start(
+    disk: Arc<dyn Disk>,
+    config: Config,
+    context: Context,
+) -> Result<Coordinator, StartError> {
+    let ready = context.ready.condition("raft", "the coordinator is starting");
+    let (lock, identity) = claim(Arc::clone(&disk), &config).await?;
+    // Bound before the data is touched: a held port is the likeliest mistake, and costs nothing to find.
+    let limits =
+        Limits { connections_max: config.connections, handshake_timeout: HANDSHAKE_TIMEOUT };
+    let listener = Listener::bind(&config.listen, Security::Tls(config.tls.clone()), limits)
+        .await
+        .map_err(|error| {
+            StartError::new(format!("cannot listen on {}", error.address))
+                .because(error.cause)
+                .next(error.next)
+        })?;
+    let address = listener.local_addr();
+    let settings = NodeSettings::new(
+        config.id,
+        config.listen.to_string(),
+        *identity.directory_id.0.as_bytes(),
+    );
+    let node = Node::start(disk, &config.data_dir, settings)
+        .await
+        .map_err(|error| node_error(&config.data_dir, &error))?;
+    if node.recovery().torn_bytes > 0 {
+        let torn_bytes = node.recovery().torn_bytes;
+        tracing::info!(torn_bytes, "an unfinished append was cut off the Raft log");
+    }
+    let metrics = CoordinatorMetrics::new(&context.metrics);
+    show(&context, &node, &config);
+    let (calls, queue) = mpsc::channel(driver::QUEUE);
+    let starting = Err("the coordinator is starting".to_owned());
+    let (leadership, leads) = watch::channel(starting);
+    let service = Service {
+        cluster_id: config.settings.cluster_id.clone(),
+        calls,
+        feed: node.feed().clone(),
+        leadership: leads,
+        metrics: metrics.clone(),
+    };
+    let driver = Driver {
+        controller: Controller::new(config.settings),
+        node_id: config.id,
+        proposer: node.proposer(),
+        feed: node.feed().clone(),
+        clock: context.clock.clone(),
+        calls: queue,
+        leadership,
+        ready,
+        metrics: metrics.clone(),
+        tasks: context.tasks.clone(),
+    };
+    context.tasks.spawn("controller", |stop| driver.run(stop));
+    Server::start(listener, service, metrics, &context.tasks);
+    tracing::info!(%address, data_dir = %config.data_dir.display(), "brokers may connect (mutual TLS)");
+    Ok(Coordinator { context, node, address, _lock: lock })
+}
+
 /// Locks the data directory and makes sure that it is ours.
 async fn claim(disk: Arc<dyn Disk>, config: &Config) -> Result<(DirLock, Identity), StartError> {
     let (dir, id) = (config.data_dir.clone(), config.id);
     let cluster_id = config.settings.cluster_id.clone();
     let claim = move || -> Result<(DirLock, Identity), IdentityError> {
         disk.create_dir_all(&dir)?;
-        let lock = DirLock::acquire(&dir)?;
-        let fresh = DirectoryId(Uuid::new_v4());
+        let lock = disk.lock_dir(&dir)?;
+        let fresh = DirectoryId(tailway_runtime::uuid());
         let data_files = [LOG_FILE, SNAPSHOT_FILE];
         let identity = Identity::claim(disk.as_ref(), &dir, (&cluster_id, id), fresh, &data_files)?;
         Ok((lock, identity))
     };
     let what = format!("cannot use the data directory {}", config.data_dir.display());
-    match tokio::task::spawn_blocking(claim).await {
+    match tailway_runtime::spawn_blocking(claim).await {
         Ok(Ok(claimed)) => Ok(claimed),
         Ok(Err(error)) => Err(identity_error(what, &error)),
         Err(error) => Err(StartError::new(what).cause(error)),

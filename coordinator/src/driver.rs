@@ -13,7 +13,6 @@ use tailway_daemon::{Clock, Stop, Tasks};
 use tailway_metadata::time::Mono;
 use tailway_metadata::{MetadataLogId, MetadataRecord, Offset};
 use tokio::sync::{mpsc, oneshot, watch};
-use uuid::Uuid;
 
 use crate::machine::controller::Controller;
 use crate::machine::{Action, Event, Reply, Request, RequestId};
@@ -161,7 +160,7 @@ impl Driver {
             under_way.leads = true;
             self.tell_leadership(Ok(()));
             tracing::info!(term = status.term, offset = %self.feed.image().offset, "leads");
-            let fresh_log_id = MetadataLogId(Uuid::new_v4());
+            let fresh_log_id = MetadataLogId(tailway_runtime::uuid());
             return Some(Event::Leads { image: self.feed.image(), fresh_log_id });
         }
         under_way.leads = false;

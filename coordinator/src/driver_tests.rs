@@ -10,17 +10,18 @@ use tailway_metadata::{
     BrokerEpoch, BrokerId, ClusterId, DirectoryId, IncarnationId, LeaderEpoch, PartitionIndex,
     TopicId,
 };
-use tailway_storage::{Disk, FaultyDisk, MemDisk, Operation};
+use tailway_storage::{Disk, Operation, SimDisk};
 
 use super::*;
 use crate::machine::{CreateTopics, Heartbeat, NewTopic, RegisterBroker, Settings};
 use crate::quorum::node::{Node, NodeSettings};
+use uuid::Uuid;
 
 const SESSION: Duration = Duration::from_secs(9);
 
 struct House {
     context: Context,
-    disk: FaultyDisk,
+    disk: SimDisk,
     node: Node,
     calls: mpsc::Sender<Call>,
     leadership: watch::Receiver<Leadership>,
@@ -28,9 +29,8 @@ struct House {
 
 impl House {
     async fn open() -> House {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         disk.create_dir_all(Path::new("/raft")).unwrap();
-        let disk = FaultyDisk::new(Arc::new(disk));
         let settings = NodeSettings::new(0, "127.0.0.1:9190", [7; 16]);
         let node = Node::start(Arc::new(disk.clone()), Path::new("/raft"), settings).await.unwrap();
         let context = Context::default();

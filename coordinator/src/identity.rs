@@ -108,14 +108,14 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Identity>, IdentityError>
 
 #[cfg(test)]
 mod tests {
-    use tailway_storage::MemDisk;
+    use tailway_storage::SimDisk;
     use uuid::Uuid;
 
     use super::*;
 
     #[test]
     fn a_directory_is_claimed_once() {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         let dir = Path::new("/data");
         disk.create_dir_all(dir).unwrap();
         let claim = |cluster: &str, id: u64, fresh: u128| {

@@ -1,6 +1,6 @@
-//! What reaches the shipper's thread from everywhere else.
+//! What reaches the shipper from everywhere else.
 //!
-//! The shipper blocks (it reads files), so it is a thread, and this is its one queue. Its length is
+//! The shipper blocks (it reads files), so it has a thread, and this is its one queue. Its length is
 //! bounded by what may be under way: one answer per batch in flight, one per question asked, and
 //! wakes that fold into one.
 
@@ -67,42 +67,89 @@ struct Queue {
     woken: bool,
 }
 
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.messages.is_empty() && !self.woken
+    }
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// For a shipper that is a task.
+    #[cfg(feature = "sim")]
+    told: tokio::sync::Notify,
+}
+
 /// The shipper's queue. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Inbox {
-    shared: Arc<(Mutex<Queue>, Condvar)>,
+    shared: Arc<Shared>,
 }
 
 impl Inbox {
     pub fn send(&self, message: Message) {
         self.lock().messages.push_back(message);
-        self.shared.1.notify_one();
+        self.tell();
     }
 
     /// Ends a wait without a message: something else changed.
     pub fn wake(&self) {
-        let mut queue = self.lock();
-        if !queue.woken {
-            queue.woken = true;
-            self.shared.1.notify_one();
+        let was_woken = std::mem::replace(&mut self.lock().woken, true);
+        if !was_woken {
+            self.tell();
         }
     }
 
-    /// Everything that has come, after waiting for it for `patience` at most.
-    pub fn take(&self, patience: Duration) -> VecDeque<Message> {
-        let mut queue = self.lock();
-        if queue.messages.is_empty() && !queue.woken && !patience.is_zero() {
-            let idle = |queue: &mut Queue| queue.messages.is_empty() && !queue.woken;
-            let waited = self.shared.1.wait_timeout_while(queue, patience, idle);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+    fn tell(&self) {
+        self.shared.changed.notify_one();
+        #[cfg(feature = "sim")]
+        self.shared.told.notify_one();
+    }
+
+    /// Blocks until something has come, for `patience` at most.
+    pub fn wait(&self, patience: Duration) {
+        let queue = self.lock();
+        if queue.is_idle() && !patience.is_zero() {
+            let idle = |queue: &mut Queue| queue.is_idle();
+            // Nothing is lost by a panic elsewhere: see `lock`.
+            drop(self.shared.changed.wait_timeout_while(queue, patience, idle));
         }
+    }
+
+    /// As `wait`, for a shipper that is a task. It lets the others have a turn even if there is
+    /// nothing to wait for, as another thread would have one.
+    #[cfg(feature = "sim")]
+    pub async fn wait_simulated(&self, patience: Duration) {
+        let mut had_turn = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut had_turn, true) {
+                return std::task::Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+        .await;
+        let something = async {
+            while self.lock().is_idle() {
+                self.shared.told.notified().await;
+            }
+        };
+        // An end by time is as good as the other.
+        drop(tokio::time::timeout(patience, something).await);
+    }
+
+    /// Everything that has come.
+    pub fn take(&self) -> VecDeque<Message> {
+        let mut queue = self.lock();
         queue.woken = false;
         std::mem::take(&mut queue.messages)
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
         // Messages are only pushed and taken: a panic in between leaves the queue whole.
-        self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -119,15 +166,16 @@ mod tests {
         let inbox = Inbox::default();
         inbox.send(trouble("a"));
         inbox.send(trouble("b"));
-        let causes: Vec<_> = inbox.take(Duration::from_hours(1)).into_iter().collect();
+        inbox.wait(Duration::from_hours(1));
+        let causes: Vec<_> = inbox.take().into_iter().collect();
         assert!(matches!(&causes[..], [
             Message::TopicTrouble { cause: a, .. },
             Message::TopicTrouble { cause: b, .. },
         ] if a == "a" && b == "b"));
         let other = inbox.clone();
-        let waiter = std::thread::spawn(move || other.take(Duration::from_hours(1)).len());
+        let waiter = std::thread::spawn(move || other.wait(Duration::from_hours(1)));
         inbox.wake();
-        assert_eq!(waiter.join().unwrap(), 0);
-        assert!(inbox.take(Duration::ZERO).is_empty());
+        waiter.join().unwrap();
+        assert!(inbox.take().is_empty());
     }
 }

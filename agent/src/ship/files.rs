@@ -1,12 +1,9 @@
 //! Performing what the files' machines ask for: open, close, look, start anew, let go.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
 use tailway_metadata::time::Mono;
 
 use super::{FileKey, ShipError, Shipper};
@@ -15,14 +12,14 @@ use crate::machine::identity::{FileId, Generation, Head, Kind, MARKER_BYTES, Mar
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Action, Event, Restart, TailFile};
 use crate::output::inbox::LaneId;
-use crate::tail::stat::{stat_fd, stat_path};
+use crate::tail::files::{OpenFile, TailFiles, read_full};
 
 /// Open files that are asked in a row whether they need their descriptor.
 const EVICT_TRIES: usize = 16;
 
 /// Most files that are open at a time: half of what the process may have.
-pub(super) fn open_files_max() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+pub(super) fn open_files_max(files: &dyn TailFiles) -> usize {
+    let limit = files.descriptors_max();
     let limit = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(OPEN_FILES_MAX);
     (limit / 2).clamp(16, OPEN_FILES_MAX)
 }
@@ -60,7 +57,7 @@ pub(super) struct Followed {
     pub(super) part: Option<FilePart>,
     pub(super) input: usize,
     pub(super) machine: TailFile,
-    pub(super) descriptor: Option<File>,
+    pub(super) descriptor: Option<Box<dyn OpenFile>>,
     /// Its place in the order of opening.
     pub(super) opened: u64,
     pub(super) before: Before,
@@ -76,29 +73,14 @@ pub(super) struct Followed {
 
 /// A new generation id: random, so that no two hosts have the same.
 pub(super) fn fresh_generation() -> Generation {
-    Generation(uuid::Uuid::new_v4().as_u128())
+    Generation(tailway_runtime::uuid().as_u128())
 }
 
-/// Opens a regular file for reading and says what it is; never blocks on a pipe or device.
-pub(super) fn open(path: &Path) -> io::Result<(File, Stat)> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    let stat = stat_fd(&file)?;
+/// Opens a file for reading and says what it is.
+pub(super) fn open(files: &dyn TailFiles, path: &Path) -> io::Result<(Box<dyn OpenFile>, Stat)> {
+    let file = files.open(path)?;
+    let stat = file.stat()?;
     Ok((file, stat))
-}
-
-/// Reads `buffer.len()` bytes at `offset`, or up to the end of the file.
-pub(super) fn read_full(file: &File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], offset + read as u64) {
-            Ok(0) => break,
-            Ok(n) => read += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(read)
 }
 
 impl Shipper {
@@ -200,7 +182,7 @@ impl Shipper {
         }
         let Some(file) = self.files.get_mut(&key) else { return };
         let mut is_open = false;
-        let event = match open(&file.path) {
+        let event = match open(self.source.as_ref(), &file.path) {
             Ok((descriptor, stat)) if stat.id == file.id && stat.kind == Kind::Regular => {
                 file.descriptor = Some(descriptor);
                 file.trouble = None;
@@ -242,8 +224,8 @@ impl Shipper {
     fn observe(&mut self, key: FileKey) {
         let Some(file) = self.files.get(&key) else { return };
         let stat = match &file.descriptor {
-            Some(descriptor) => stat_fd(descriptor),
-            None => stat_path(&file.path),
+            Some(descriptor) => descriptor.stat(),
+            None => self.source.stat(&file.path),
         };
         match stat {
             Ok(stat) if stat.id == file.id => {
@@ -260,7 +242,7 @@ impl Shipper {
         let before = file.before.bytes();
         let mut found = vec![0; before.len()];
         let at = file.machine.read() - before.len() as u64;
-        let read = read_full(descriptor, at, &mut found);
+        let read = read_full(descriptor.as_ref(), at, &mut found);
         if read.is_ok_and(|read| found[..read] != *before) {
             self.feed(key, Event::Rewritten);
         }

@@ -7,12 +7,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::files::{Before, Followed, fresh_generation, open, read_full};
+use super::files::{Before, Followed, fresh_generation, open};
 use super::{ShipError, Shipper};
 use crate::config::Start;
 use crate::machine::identity::{Generation, HEAD_BYTES, Head, Stat, Verdict, judge};
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Event, TailFile};
+use crate::tail::files::{TailFiles, read_full};
 
 /// How far back from the end the start of a line is looked for, with `start: end`.
 const LINE_START_BYTES: u64 = 64 * 1024;
@@ -47,14 +48,21 @@ impl Shipper {
             return Ok(());
         }
         let Some(entry) = saved else {
-            let position = self.first_position(&path, stat, input, origin);
+            let Some(position) = self.first_position(&path, stat, input, origin) else {
+                self.look_at_dir_again(&path);
+                return Ok(());
+            };
             return self.follow_from(path, stat, input, position);
         };
-        let position = match verdict(&path, &entry, stat) {
-            Ok((Verdict::Same, before)) => as_saved(entry, before),
-            Ok((other, _)) => {
+        let position = match verdict(self.source.as_ref(), &path, &entry, stat) {
+            Ok(Some((Verdict::Same, before))) => as_saved(entry, before),
+            Ok(Some((other, _))) => {
                 self.ended.insert(entry.generation);
                 anew(&path, entry.ordinal + 1, other.reason())
+            }
+            Ok(None) => {
+                self.look_at_dir_again(&path);
+                return Ok(());
             }
             Err(error) => {
                 let cause = error.to_string();
@@ -68,22 +76,29 @@ impl Shipper {
         self.follow_from(path, stat, input, position)
     }
 
-    /// Of a file that was never seen before.
+    /// The path leads to another file than a moment ago, or to none: names are moving.
+    fn look_at_dir_again(&mut self, path: &Path) {
+        if let Some(dir) = path.parent() {
+            self.look_again.insert(dir.to_path_buf());
+        }
+    }
+
+    /// Of a file that was never seen before; `None` if it is not at its path any more.
     fn first_position(
         &self,
         path: &Path,
         stat: &Stat,
         input: usize,
         origin: Option<PathBuf>,
-    ) -> Position {
+    ) -> Option<Position> {
         let mut position = anew(path, 0, "it is new");
         if let Some(origin) = origin {
             position.origin = origin;
         } else if self.config.inputs[input].start == Start::End && self.new_inputs.contains(&input)
         {
-            start_at_end(&mut position, path, stat);
+            start_at_end(self.source.as_ref(), &mut position, path, stat)?;
         }
-        position
+        Some(position)
     }
 
     fn follow_from(
@@ -173,36 +188,57 @@ fn anew(path: &Path, ordinal: u64, reason: &'static str) -> Position {
     }
 }
 
-/// Compares a saved position with the file, and reads what stands before it.
-fn verdict(path: &Path, entry: &FileEntry, stat: &Stat) -> io::Result<(Verdict, Before)> {
+/// Compares a saved position with the file, and reads what stands before it. `None`: the path leads
+/// to another file by now, whose bytes say nothing about this one.
+fn verdict(
+    files: &dyn TailFiles,
+    path: &Path,
+    entry: &FileEntry,
+    stat: &Stat,
+) -> io::Result<Option<(Verdict, Before)>> {
     let saved = entry.saved();
     if saved.offset == 0 && saved.head.len == 0 {
-        return Ok((Verdict::Same, Before::default()));
+        return Ok(Some((Verdict::Same, Before::default())));
     }
-    let (file, opened) = open(path)?;
+    let (file, opened) = match open(files, path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
+    };
     let mut last_read = Vec::new();
-    let stat = if opened.id == stat.id { &opened } else { stat };
-    let verdict = judge(&saved, stat, |at, len| {
+    if opened.id != stat.id {
+        return Ok(None);
+    }
+    let verdict = judge(&saved, &opened, |at, len| {
         let mut bytes = vec![0; len];
-        let read = read_full(&file, at, &mut bytes)?;
+        let read = read_full(file.as_ref(), at, &mut bytes)?;
         bytes.truncate(read);
         last_read.clone_from(&bytes);
         Ok(bytes)
     })?;
     let has_marker = saved.marker.len > 0;
-    Ok((verdict, if has_marker { Before::of(&last_read) } else { Before::default() }))
+    Ok(Some((verdict, if has_marker { Before::of(&last_read) } else { Before::default() })))
 }
 
-/// With `start: end`: at the start of the last line.
-fn start_at_end(position: &mut Position, path: &Path, stat: &Stat) {
-    let Ok((file, _)) = open(path) else { return };
+/// With `start: end`: at the start of the last line. `None` if the path leads to another file by now.
+fn start_at_end(
+    files: &dyn TailFiles,
+    position: &mut Position,
+    path: &Path,
+    stat: &Stat,
+) -> Option<()> {
+    let file = match open(files, path) {
+        Ok((file, opened)) if opened.id == stat.id => file,
+        Ok(_) => return None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
+        Err(_) => return Some(()),
+    };
     let from = stat.size.saturating_sub(LINE_START_BYTES);
     let mut tail = vec![0; usize::try_from(stat.size - from).unwrap_or_default()];
     let mut head = vec![0; HEAD_BYTES];
     let (Ok(read), Ok(head_read)) =
-        (read_full(&file, from, &mut tail), read_full(&file, 0, &mut head))
+        (read_full(file.as_ref(), from, &mut tail), read_full(file.as_ref(), 0, &mut head))
     else {
-        return;
+        return Some(());
     };
     tail.truncate(read);
     // Without any line end in reach, the middle of a line is the best there is.
@@ -212,4 +248,5 @@ fn start_at_end(position: &mut Position, path: &Path, stat: &Stat) {
     let head_len = head_read.min(usize::try_from(position.offset).unwrap_or(usize::MAX));
     position.head = Head::of(&head[..head_len]);
     position.reason = "it is new, and its input starts at the end";
+    Some(())
 }

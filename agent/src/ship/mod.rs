@@ -1,15 +1,16 @@
-//! The shipper: one thread that owns the files, the journal and the lanes.
+//! The shipper: one owner of the files, the journal and the lanes.
 //!
-//! It reads, and reading blocks, so it is a thread and not a task; being one owner of all three it
-//! needs no lock between "read", "remembered" and "sent". It performs what the machines decide:
-//! `files` what each file asks for, `read` the turns, `scan` what discovery finds, `send` what the
-//! lanes may send, `report` what people see. Whatever waits for a network is a task elsewhere and
-//! answers through the inbox.
+//! It reads, and reading blocks, so it has a thread and is no task; being one owner of all three it
+//! needs no lock between "read", "remembered" and "sent". It goes in steps, each without waiting;
+//! `drive` waits between them. It performs what the machines decide: `files` what each file asks
+//! for, `read` the turns, `scan` what discovery finds, `send` what the lanes may send, `report` what
+//! people see. Whatever waits for a network is a task elsewhere and answers through the inbox.
 //!
 //! Invariants: no batch is sent before its plan is in the journal; no file is read while a plan
 //! that carries its bytes is unresolved from an earlier run; memory for events is bounded by the
 //! spool.
 
+mod drive;
 mod files;
 mod follow;
 mod read;
@@ -41,11 +42,16 @@ use crate::output::inbox::{Inbox, LaneId, Message};
 use crate::output::lane::Lane;
 use crate::registry::{Registry, RegistryError};
 use crate::tail::discover::Discovery;
+use crate::tail::files::TailFiles;
 use crate::tail::watch::Watches;
 
 use files::Followed;
 use scan::Dir;
 use send::{Restart, Topic};
+
+pub use drive::drive;
+#[cfg(feature = "sim")]
+pub use drive::drive_simulated;
 
 /// A followed file by its number.
 type FileKey = usize;
@@ -78,6 +84,8 @@ pub struct Parts {
     pub clock: Clock,
     pub inbox: Inbox,
     pub registry: Registry,
+    /// The files to follow are in here.
+    pub source: Arc<dyn TailFiles>,
     pub client: Client,
     /// Where links and lookups run.
     pub tasks: Group,
@@ -92,6 +100,15 @@ struct Stopping {
     until: Mono,
 }
 
+/// What is to come after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Another step, when something is in the inbox or after this time.
+    Wait(Duration),
+    /// Nothing: it has stopped.
+    Done,
+}
+
 /// When something is to be done next.
 #[derive(Debug, Clone, Copy)]
 struct Calendar {
@@ -102,13 +119,14 @@ struct Calendar {
     report: Mono,
 }
 
-/// The shipper. `run` is its life.
+/// The shipper. Its life is `start`, then `step` until it is done.
 #[derive(Debug)]
 pub struct Shipper {
     config: Arc<Config>,
     clock: Clock,
     inbox: Inbox,
     registry: Registry,
+    source: Arc<dyn TailFiles>,
     client: Client,
     tasks: Group,
     metrics: AgentMetrics,
@@ -164,8 +182,18 @@ pub struct Shipper {
 
 impl Shipper {
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, sender, clock, inbox, registry, client, tasks, metrics, report } =
-            parts;
+        let Parts {
+            config,
+            sender,
+            clock,
+            inbox,
+            registry,
+            source,
+            client,
+            tasks,
+            metrics,
+            report,
+        } = parts;
         let now = clock.mono();
         let known = &registry.ledger().inputs;
         let new_inputs = config.inputs.iter().enumerate();
@@ -175,7 +203,7 @@ impl Shipper {
             new_inputs: new_inputs.map(|(index, _)| index).collect(),
             writer: EventWriter::new(&sender),
             builder: BatchBuilder::new(send::compression(config.output.compression)),
-            watches: Watches::new(inbox.clone()),
+            watches: Watches::new(Arc::clone(&source), inbox.clone()),
             policy: PollPolicy::default(),
             discovery: Discovery::default(),
             dirs: BTreeMap::new(),
@@ -190,7 +218,7 @@ impl Shipper {
             by_path: BTreeMap::new(),
             by_generation: BTreeMap::new(),
             ended: BTreeSet::new(),
-            open_files_max: files::open_files_max(),
+            open_files_max: files::open_files_max(source.as_ref()),
             opened: BTreeMap::new(),
             opened_next: 0,
             want_open: VecDeque::new(),
@@ -216,6 +244,7 @@ impl Shipper {
             clock,
             inbox,
             registry,
+            source,
             client,
             tasks,
             metrics,
@@ -223,45 +252,60 @@ impl Shipper {
         }
     }
 
-    /// Works until it is told to stop; `ready` is called after the first scan.
-    pub fn run(mut self, ready: impl FnOnce()) -> Result<(), ShipError> {
+    /// The inbox that a step takes from.
+    pub fn inbox(&self) -> &Inbox {
+        &self.inbox
+    }
+
+    /// The first scan.
+    pub fn start(&mut self) -> Result<(), ShipError> {
         self.look_up_topics();
         self.full_scan()?;
         self.publish();
-        ready();
-        loop {
-            let patience = self.patience();
-            for message in self.inbox.take(patience) {
-                self.receive(message)?;
-            }
-            self.listen_to_watches()?;
-            self.tick_files()?;
-            for _ in 0..TURNS_MAX {
-                let Some(key) = self.turns.pop_front() else { break };
-                self.turn(key)?;
-            }
-            self.pump_all()?;
-            self.keep_house()?;
-            if self.stopping.is_some_and(|stopping| self.may_stop(stopping)) {
-                return self.finish();
-            }
+        Ok(())
+    }
+
+    /// Takes what is in the inbox and does what is due.
+    pub fn step(&mut self) -> Result<Step, ShipError> {
+        for message in self.inbox.take() {
+            self.receive(message)?;
         }
+        self.listen_to_watches()?;
+        self.tick_files()?;
+        for _ in 0..TURNS_MAX {
+            // What is not read by now is read after the next start.
+            let next = if self.stopping.is_none() { self.turns.pop_front() } else { None };
+            let Some(key) = next else { break };
+            self.turn(key)?;
+        }
+        self.pump_all()?;
+        self.keep_house()?;
+        if self.stopping.is_some_and(|stopping| self.may_stop(stopping)) {
+            self.finish()?;
+            return Ok(Step::Done);
+        }
+        Ok(Step::Wait(self.patience()))
     }
 
     /// How long to wait for something to happen.
     fn patience(&self) -> Duration {
-        let may_read = self.stopping.is_none() && !self.turns.is_empty();
-        if may_read || !self.dirty.is_empty() {
+        let is_stopping = self.stopping.is_some();
+        let has_work = !self.turns.is_empty() || !self.dirty.is_empty();
+        if has_work && !is_stopping {
             return Duration::ZERO;
         }
         let linger = self.linger();
         let calendar = &self.calendar;
-        let lanes = self.lanes.iter().filter_map(|lane| lane.deadline(linger));
-        let next = [calendar.sync, calendar.housekeeping, calendar.full_scan, calendar.polled_scan]
+        // Only what a step will do then: a time that passes without it would be no wait at all.
+        let scans = [calendar.full_scan, calendar.polled_scan];
+        let scans = scans.into_iter().filter(|_| !is_stopping);
+        let restarts = self.restarts.values().filter(|restart| !restart.begun);
+        let next = [calendar.sync, calendar.housekeeping]
             .into_iter()
-            .chain(lanes)
+            .chain(scans)
+            .chain(self.lanes.iter().filter_map(|lane| lane.deadline(linger)))
             .chain(self.timers.first().map(|(at, _)| *at))
-            .chain(self.restarts.values().map(|restart| restart.at))
+            .chain(restarts.map(|restart| restart.at))
             .min();
         next.map_or(HOUSEKEEPING_INTERVAL, |at| at.since(self.clock.mono()))
     }
@@ -319,6 +363,7 @@ impl Shipper {
 
     fn keep_house(&mut self) -> Result<(), ShipError> {
         let now = self.clock.mono();
+        self.restart_lanes(now);
         if now >= self.calendar.sync {
             self.calendar.sync = now + SYNC_INTERVAL;
             self.start_sync();
@@ -327,7 +372,6 @@ impl Shipper {
             self.calendar.housekeeping = now + HOUSEKEEPING_INTERVAL;
             self.open_waiting()?;
             self.arm_quiet_dirs()?;
-            self.restart_lanes(now);
             for lane in &mut self.lanes {
                 lane.shrink(now);
             }
@@ -366,7 +410,8 @@ impl Shipper {
         self.syncing = true;
         let inbox = self.inbox.clone();
         // Not awaited: its answer is a message, and at a stop the journal is synced once more.
-        drop(tokio::task::spawn_blocking(move || inbox.send(Message::Synced(ticket.run()))));
+        let sync = move || inbox.send(Message::Synced(ticket.run()));
+        drop(tailway_runtime::spawn_blocking(sync));
     }
 
     fn may_stop(&self, stopping: Stopping) -> bool {
@@ -380,7 +425,7 @@ impl Shipper {
         hopeless && now.since(stopping.since) >= STOP_TROUBLED
     }
 
-    fn finish(mut self) -> Result<(), ShipError> {
+    fn finish(&mut self) -> Result<(), ShipError> {
         self.registry.sync()?;
         self.publish();
         let open = self.registry.ledger().plans.len();
@@ -397,3 +442,6 @@ impl Shipper {
         if self.stopping.is_some() { Duration::ZERO } else { self.config.output.linger }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,9 +4,10 @@
 //! starts a little before the offset, with bytes that are known: if they are not there any more,
 //! the file was rewritten behind our back.
 
-use super::files::{Before, read_full};
+use super::files::Before;
 use super::{FileKey, ShipError, Shipper};
 use crate::machine::tail_file::Event;
+use crate::tail::files::read_full;
 
 /// Bytes of a turn; only a line that is longer makes it longer.
 const TURN_BYTES: usize = 64 * 1024;
@@ -42,7 +43,7 @@ impl Shipper {
             buffer.resize(lead + want.len, 0);
         }
         let piece = &mut buffer[..lead + want.len];
-        let read = match read_full(descriptor, want.offset - lead as u64, piece) {
+        let read = match read_full(descriptor.as_ref(), want.offset - lead as u64, piece) {
             Ok(read) => read,
             Err(error) => {
                 let trouble = format!("cannot read it: {error}");
@@ -106,7 +107,7 @@ impl Shipper {
         let start = file.machine.read();
         let len = usize::try_from(file.machine.lines.partial()).unwrap_or_default();
         let mut rest = vec![0; len];
-        let Ok(read) = read_full(descriptor, start, &mut rest) else { return Ok(()) };
+        let Ok(read) = read_full(descriptor.as_ref(), start, &mut rest) else { return Ok(()) };
         let Some(line) = file.machine.lines.take_rest(&rest[..read]) else { return Ok(()) };
         writer.set_time(at);
         let generation = file.generation;

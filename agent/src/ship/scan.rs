@@ -16,7 +16,7 @@ use crate::machine::identity::{FileId, Kind, Stat};
 use crate::machine::ledger::{FileEntry, Ledger, Record};
 use crate::machine::tail_file::{Event, Name};
 use crate::tail::discover::{Found, Listing};
-use crate::tail::stat::stat_path;
+use crate::tail::files::TailFiles;
 use crate::tail::watch::{Trust, trust};
 
 /// A directory in which more writes than this are heard of in the window is polled instead.
@@ -53,13 +53,13 @@ impl Shipper {
         self.dirty.clear();
         self.dirty_names.clear();
         let config = std::sync::Arc::clone(&self.config);
-        let found = self.discovery.scan(&config.inputs);
+        let found = self.discovery.scan(self.source.as_ref(), &config.inputs);
         self.note_troubles(&found);
         let new_dirs = self.watch_dirs();
         // What came between the listing and the watch is in a second listing.
         let mut found = found;
         if !new_dirs.is_empty() {
-            let again = self.discovery.rescan(&config.inputs, &new_dirs);
+            let again = self.discovery.rescan(self.source.as_ref(), &config.inputs, &new_dirs);
             found.listings.retain(|listing| !new_dirs.contains(&listing.dir));
             found.listings.extend(again.listings);
         }
@@ -84,10 +84,10 @@ impl Shipper {
         }
         let dirs = std::mem::take(&mut self.dirty);
         let config = std::sync::Arc::clone(&self.config);
-        let mut found = self.discovery.rescan(&config.inputs, &dirs);
+        let mut found = self.discovery.rescan(self.source.as_ref(), &config.inputs, &dirs);
         let new_dirs = self.watch_dirs();
         if !new_dirs.is_empty() {
-            let again = self.discovery.rescan(&config.inputs, &new_dirs);
+            let again = self.discovery.rescan(self.source.as_ref(), &config.inputs, &new_dirs);
             found.listings.retain(|listing| !new_dirs.contains(&listing.dir));
             found.listings.extend(again.listings);
         }
@@ -208,7 +208,7 @@ impl Shipper {
             let known = self.dirs.contains_key(&path);
             let trust = match self.dirs.get(&path) {
                 Some(dir) => dir.trust,
-                None => trust(&path),
+                None => trust(self.source.as_ref(), &path),
             };
             let trouble = match trust {
                 Trust::Watched => self.watches.watch_names(&path).err(),
@@ -267,7 +267,7 @@ impl Shipper {
                 if is_same && !full && !self.dirty_names.contains(&path) {
                     continue;
                 }
-                if let Ok(stat) = stat_path(&path) {
+                if let Ok(stat) = self.source.stat(&path) {
                     self.found_file(path, stat, input, &lost)?;
                 }
             }
@@ -287,7 +287,7 @@ impl Shipper {
             }
             let id = file.id;
             let places = by_ino.get(&id.ino).map(Vec::as_slice).unwrap_or_default();
-            let is_it = |path: &&PathBuf| stat_path(path).is_ok_and(|stat| stat.id == id);
+            let is_it = |path: &&PathBuf| self.source.stat(path).is_ok_and(|stat| stat.id == id);
             match places.iter().find(is_it).cloned() {
                 Some(path) => {
                     self.set_path(key, path)?;
@@ -330,12 +330,12 @@ impl Shipper {
                     let newest =
                         newest.get_or_insert_with(|| newest_by_origin(self.registry.ledger()));
                     let origin = listing.dir.join(name);
-                    came_after(&path, newest.get(origin.as_path())?, &origin)
+                    came_after(self.source.as_ref(), &path, newest.get(origin.as_path())?, &origin)
                         .then_some((origin, *input))
                 }) else {
                     continue;
                 };
-                let Ok(stat) = stat_path(&path) else { continue };
+                let Ok(stat) = self.source.stat(&path) else { continue };
                 let is_known = self.by_id.contains_key(&stat.id)
                     || self.registry.ledger().current(&stat.id).is_some();
                 if stat.kind == Kind::Regular && !is_known {
@@ -372,7 +372,7 @@ impl Shipper {
             .collect();
         for key in strays {
             let Some(file) = self.files.get(&key) else { continue };
-            if !stat_path(&file.path).is_ok_and(|stat| stat.id == file.id) {
+            if !self.source.stat(&file.path).is_ok_and(|stat| stat.id == file.id) {
                 self.tell(key, Event::NameLost)?;
             }
         }
@@ -391,8 +391,9 @@ impl Shipper {
             let ino = file.path.file_name().and_then(|name| names.get(name));
             let is_there = match ino {
                 // A link: only a stat tells.
-                Some(0) => stat_path(&file.path).is_ok_and(|stat| stat.id == file.id),
-                Some(ino) => *ino == file.id.ino,
+                Some(0) => self.source.stat(&file.path).is_ok_and(|stat| stat.id == file.id),
+                // The number of a removed file is soon used again: then another has the name.
+                Some(ino) => *ino == file.id.ino && self.by_path.get(&file.path) == Some(key),
                 None => false,
             };
             if !is_there && file.machine.name() != Name::Unlinked {
@@ -417,7 +418,7 @@ impl Shipper {
         let Some(file) = self.files.get(&key) else { return Ok(()) };
         if file.path != path {
             let is_lost = lost.iter().any(|(lost, _)| *lost == key);
-            if !is_lost && stat_path(&file.path).is_ok_and(|other| other.id == stat.id) {
+            if !is_lost && self.source.stat(&file.path).is_ok_and(|other| other.id == stat.id) {
                 // Another name of the same file: a link, followed once.
                 return Ok(());
             }
@@ -453,7 +454,7 @@ impl Shipper {
             let input = self.config.inputs.iter().position(|input| input.id == orphan.input);
             let (Some(input), Some(places)) = (input, by_ino.get(&orphan.id.ino)) else { continue };
             for path in places {
-                let Ok(stat) = stat_path(path) else { continue };
+                let Ok(stat) = self.source.stat(path) else { continue };
                 if stat.id == orphan.id && !self.by_id.contains_key(&stat.id) {
                     self.follow(path.clone(), &stat, input, None)?;
                     break;
@@ -503,11 +504,11 @@ impl Shipper {
 ///
 /// It did if `known` is not there any more, so that rotation renames (where it copies and truncates,
 /// the file stays), and if it was born later.
-fn came_after(path: &Path, known: &FileId, origin: &Path) -> bool {
-    if stat_path(origin).is_ok_and(|stat| stat.id == *known) {
+fn came_after(files: &dyn TailFiles, path: &Path, known: &FileId, origin: &Path) -> bool {
+    if files.stat(origin).is_ok_and(|stat| stat.id == *known) {
         return false;
     }
-    let born = stat_path(path).ok().and_then(|stat| stat.id.birth_ns);
+    let born = files.stat(path).ok().and_then(|stat| stat.id.birth_ns);
     born.is_some() && born > known.birth_ns
 }
 

@@ -49,7 +49,7 @@ pub(super) struct Restart {
     too_large: bool,
     /// It was too large and could not be split.
     hopeless: bool,
-    begun: bool,
+    pub(super) begun: bool,
 }
 
 /// What is stored of a plan from before.
@@ -82,10 +82,13 @@ pub(super) fn pipeline_hash(config: &Config, sender: &Sender) -> u64 {
 impl Shipper {
     // Topics.
 
-    /// Asks for all topics that inputs send to.
+    /// Asks for all topics that inputs send to, and those to which an earlier run sent what is
+    /// still in doubt: its files wait for the answer, also if their input sends elsewhere now.
     pub(super) fn look_up_topics(&mut self) {
-        let names: BTreeSet<String> =
+        let mut names: BTreeSet<String> =
             self.config.inputs.iter().map(|input| input.topic.clone()).collect();
+        let plans = self.registry.ledger().plans.values();
+        names.extend(plans.map(|plan| plan.target.topic.clone()));
         for name in names {
             let (client, inbox) = (self.client.clone(), self.inbox.clone());
             let asked = name.clone();

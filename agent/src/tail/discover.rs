@@ -9,11 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirEntryExt;
 use std::path::{Path, PathBuf};
 
+use super::files::TailFiles;
 use super::glob::{DEPTH_MAX, Part};
 use crate::config::InputConfig;
+use crate::machine::identity::Kind;
 
 /// Which part of which pattern of which input a directory is listed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,6 +29,7 @@ struct Visit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     pub name: OsString,
+    /// 0: a symbolic link; only a stat tells.
     pub ino: u64,
     /// The first input whose patterns it fits, unless it is excluded.
     pub input: Option<usize>,
@@ -65,7 +67,7 @@ pub struct Found {
 
 impl Discovery {
     /// Walks all patterns anew.
-    pub fn scan(&mut self, inputs: &[InputConfig]) -> Found {
+    pub fn scan(&mut self, files: &dyn TailFiles, inputs: &[InputConfig]) -> Found {
         self.dirs.clear();
         let mut work = Vec::new();
         for (input, config) in inputs.iter().enumerate() {
@@ -74,18 +76,23 @@ impl Discovery {
                 work.push((PathBuf::from("/"), visit));
             }
         }
-        self.walk(inputs, work)
+        self.walk(files, inputs, work)
     }
 
     /// Lists the named directories again, and what is new below them.
-    pub fn rescan(&mut self, inputs: &[InputConfig], dirs: &BTreeSet<PathBuf>) -> Found {
+    pub fn rescan(
+        &mut self,
+        files: &dyn TailFiles,
+        inputs: &[InputConfig],
+        dirs: &BTreeSet<PathBuf>,
+    ) -> Found {
         let mut work = Vec::new();
         for dir in dirs {
             if let Some(visits) = self.dirs.get_mut(dir) {
                 work.extend(std::mem::take(visits).into_iter().map(|visit| (dir.clone(), visit)));
             }
         }
-        let found = self.walk(inputs, work);
+        let found = self.walk(files, inputs, work);
         self.dirs.retain(|_, visits| !visits.is_empty());
         found
     }
@@ -95,7 +102,12 @@ impl Discovery {
         self.dirs.keys().map(PathBuf::as_path)
     }
 
-    fn walk(&mut self, inputs: &[InputConfig], mut work: Vec<(PathBuf, Visit)>) -> Found {
+    fn walk(
+        &mut self,
+        files: &dyn TailFiles,
+        inputs: &[InputConfig],
+        mut work: Vec<(PathBuf, Visit)>,
+    ) -> Found {
         let mut found = Found::default();
         let mut subdirs: BTreeMap<PathBuf, Vec<(OsString, bool)>> = BTreeMap::new();
         while let Some((dir, visit)) = work.pop() {
@@ -105,8 +117,8 @@ impl Discovery {
             let next = Visit { part: visit.part + 1, ..visit };
             if let (Part::Literal(name), false) = (&parts[visit.part], is_last) {
                 let path = dir.join(name);
-                match std::fs::metadata(&path) {
-                    Ok(meta) if meta.is_dir() => work.push((path, next)),
+                match files.stat(&path) {
+                    Ok(stat) if stat.kind == Kind::Directory => work.push((path, next)),
                     Ok(_) => found.troubles.push(trouble(&path, "it is not a directory")),
                     Err(error) => {
                         found.troubles.push(trouble(&path, error));
@@ -120,7 +132,7 @@ impl Discovery {
                 continue;
             }
             if !subdirs.contains_key(&dir) {
-                match list(&dir) {
+                match list(files, &dir) {
                     Ok((entries, below)) => {
                         subdirs.insert(dir.clone(), below);
                         found.listings.push(Listing { dir: dir.clone(), entries });
@@ -202,23 +214,13 @@ fn trouble(path: &Path, cause: impl ToString) -> Trouble {
 type Below = Vec<(OsString, bool)>;
 
 /// Names that are no directories, and the directories (with whether each is a link).
-fn list(dir: &Path) -> io::Result<(Vec<Entry>, Below)> {
+fn list(files: &dyn TailFiles, dir: &Path) -> io::Result<(Vec<Entry>, Below)> {
     let (mut entries, mut below) = (Vec::new(), Vec::new());
-    for entry in std::fs::read_dir(dir)? {
-        let entry = entry?;
-        let kind = entry.file_type()?;
-        let is_link = kind.is_symlink();
-        let is_dir = if is_link {
-            std::fs::metadata(entry.path()).is_ok_and(|m| m.is_dir())
+    for entry in files.list(dir)? {
+        if entry.is_dir {
+            below.push((entry.name, entry.is_link));
         } else {
-            kind.is_dir()
-        };
-        if is_dir {
-            below.push((entry.file_name(), is_link));
-        } else if is_link || kind.is_file() {
-            // The inode number of a link is its own; 0 says that only a stat can tell.
-            let ino = if is_link { 0 } else { entry.ino() };
-            entries.push(Entry { name: entry.file_name(), ino, input: None, rotated: None });
+            entries.push(Entry { name: entry.name, ino: entry.ino, input: None, rotated: None });
         }
     }
     Ok((entries, below))
@@ -230,6 +232,7 @@ mod tests {
     use crate::config::Start;
     use crate::event::Format;
     use crate::tail::glob::Pattern;
+    use crate::tail::os::OsFiles;
 
     fn input(patterns: &[String], exclude: &[&str]) -> InputConfig {
         InputConfig {
@@ -302,7 +305,7 @@ mod tests {
             ("a/b/**", vec!["a/b/2.log", "a/b/c/3.log"], vec!["a/b", "a/b/c"]),
         ] {
             let mut discovery = Discovery::default();
-            let found = discovery.scan(&[input(&[tree.glob(pattern)], &[])]);
+            let found = discovery.scan(&OsFiles, &[input(&[tree.glob(pattern)], &[])]);
             assert_eq!(tree.fitting(&found), expected, "{pattern}");
             assert_eq!(tree.dirs(&discovery), dirs, "directories of {pattern}");
             assert_eq!(found.troubles, [], "{pattern}");
@@ -313,7 +316,7 @@ mod tests {
     fn excluded_names_do_not_fit() {
         let tree = Tree::new(&["a/1.log", "a/2.log.gz"]);
         let inputs = [input(&[tree.glob("a/*")], &["*.gz"])];
-        let found = Discovery::default().scan(&inputs);
+        let found = Discovery::default().scan(&OsFiles, &inputs);
         assert_eq!(tree.fitting(&found), ["a/1.log"]);
     }
 
@@ -322,11 +325,11 @@ mod tests {
         let tree = Tree::new(&["a/x"]);
         let inputs = [input(&[tree.glob("a/b/c/*.log")], &[])];
         let mut discovery = Discovery::default();
-        let found = discovery.scan(&inputs);
+        let found = discovery.scan(&OsFiles, &inputs);
         assert_eq!(found.troubles.len(), 1);
         assert_eq!(tree.dirs(&discovery), ["a"]);
         tree.add("a/b/c/1.log");
-        let found = discovery.rescan(&inputs, &BTreeSet::from([tree.path("a")]));
+        let found = discovery.rescan(&OsFiles, &inputs, &BTreeSet::from([tree.path("a")]));
         assert_eq!(tree.fitting(&found), ["a/b/c/1.log"]);
         assert_eq!(tree.dirs(&discovery), ["a/b/c"]);
     }
@@ -336,10 +339,10 @@ mod tests {
         let tree = Tree::new(&["a/1.log", "a/b/2.log"]);
         let inputs = [input(&[tree.glob("a/**/*.log")], &[])];
         let mut discovery = Discovery::default();
-        discovery.scan(&inputs);
+        discovery.scan(&OsFiles, &inputs);
         tree.add("a/b/3.log");
         tree.add("a/b/new/4.log");
-        let found = discovery.rescan(&inputs, &BTreeSet::from([tree.path("a/b")]));
+        let found = discovery.rescan(&OsFiles, &inputs, &BTreeSet::from([tree.path("a/b")]));
         let listed: Vec<_> = found.listings.iter().map(|listing| listing.dir.clone()).collect();
         assert_eq!(listed, [tree.path("a/b"), tree.path("a/b/new")]);
         assert_eq!(tree.fitting(&found), ["a/b/2.log", "a/b/3.log", "a/b/new/4.log"]);
@@ -361,7 +364,7 @@ mod tests {
             assert_eq!(before_rotation(OsStr::new(name)), before.map(OsStr::new), "{name}");
         }
         let tree = Tree::new(&["a/1.log", "a/1.log.1", "a/other.1"]);
-        let found = Discovery::default().scan(&[input(&[tree.glob("a/*.log")], &[])]);
+        let found = Discovery::default().scan(&OsFiles, &[input(&[tree.glob("a/*.log")], &[])]);
         let rotated: Vec<_> =
             found.listings[0].entries.iter().filter_map(|entry| entry.rotated.clone()).collect();
         assert_eq!(rotated, [("1.log".into(), 0)]);
@@ -371,7 +374,7 @@ mod tests {
     fn a_link_to_a_parent_is_no_endless_tree() {
         let tree = Tree::new(&["a/1.log"]);
         std::os::unix::fs::symlink(tree.path("a"), tree.path("a/loop")).unwrap();
-        let found = Discovery::default().scan(&[input(&[tree.glob("a/**/*.log")], &[])]);
+        let found = Discovery::default().scan(&OsFiles, &[input(&[tree.glob("a/**/*.log")], &[])]);
         assert_eq!(tree.fitting(&found), ["a/1.log"]);
     }
 }

@@ -1,6 +1,10 @@
 //! Files: finding them, telling them apart, reading them.
 
 pub mod discover;
+pub mod files;
 pub mod glob;
-pub mod stat;
+#[cfg(any(test, feature = "sim"))]
+pub mod memory;
+pub mod os;
+mod stat;
 pub mod watch;

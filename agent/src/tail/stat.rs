@@ -9,12 +9,12 @@ use rustix::fs::{AtFlags, CWD, StatxFlags};
 use crate::machine::identity::{FileId, Kind, Stat};
 
 /// Asks about a path, following symbolic links.
-pub fn stat_path(path: &Path) -> io::Result<Stat> {
+pub(super) fn stat_path(path: &Path) -> io::Result<Stat> {
     statx(CWD, path, AtFlags::empty())
 }
 
 /// Asks about an open file.
-pub fn stat_fd(file: impl AsFd) -> io::Result<Stat> {
+pub(super) fn stat_fd(file: impl AsFd) -> io::Result<Stat> {
     statx(file, Path::new(""), AtFlags::EMPTY_PATH)
 }
 

@@ -12,9 +12,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use notify::event::{EventKind, ModifyKind, RenameMode};
-use notify::{Config, ErrorKind, Event, EventKindMask, INotifyWatcher, RecursiveMode, Watcher};
-
+use super::files::{TailFiles, Watcher};
 use crate::output::inbox::Inbox;
 
 /// Names kept apart before a full scan is the cheaper answer.
@@ -42,9 +40,8 @@ pub enum Trust {
 }
 
 /// Asks what kind of filesystem a directory is on.
-pub fn trust(dir: &Path) -> Trust {
-    let Ok(found) = rustix::fs::statfs(dir) else { return Trust::Watched };
-    trust_of(u64::try_from(found.f_type).unwrap_or_default())
+pub fn trust(files: &dyn TailFiles, dir: &Path) -> Trust {
+    files.filesystem(dir).map_or(Trust::Watched, trust_of)
 }
 
 fn trust_of(magic: u64) -> Trust {
@@ -66,8 +63,31 @@ fn trust_of(magic: u64) -> Trust {
     Trust::Polled(name)
 }
 
+/// What a watcher listens for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hears {
+    /// Names that are made, removed or changed.
+    Names,
+    /// Files that are written to.
+    Writes,
+}
+
+/// What a watcher heard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sound {
+    /// These names appeared, disappeared or changed.
+    Names(Vec<PathBuf>),
+    /// From, to.
+    Renamed(PathBuf, PathBuf),
+    /// These files were written to.
+    Written(Vec<PathBuf>),
+    /// It heard less than there was.
+    Missed,
+}
+
+/// Where watchers tell what they hear. Clones share it.
 #[derive(Debug, Clone, Default)]
-struct Ear {
+pub struct Ear {
     heard: Arc<Mutex<Heard>>,
     inbox: Inbox,
 }
@@ -78,28 +98,17 @@ impl Ear {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hear(&self, event: notify::Result<Event>) {
+    /// Takes note, and wakes whoever will want to know.
+    pub fn hear(&self, sound: Sound) {
         let mut heard = self.lock();
-        match event {
-            Ok(event) if event.need_rescan() => heard.missed = true,
-            Ok(Event { kind: EventKind::Modify(ModifyKind::Data(_)), paths, .. }) => {
-                heard.written.extend(paths);
+        match sound {
+            Sound::Missed => heard.missed = true,
+            Sound::Written(paths) => heard.written.extend(paths),
+            Sound::Renamed(from, to) => {
+                heard.names.extend([from.clone(), to.clone()]);
+                heard.renames.push((from, to));
             }
-            Ok(Event {
-                kind: EventKind::Modify(ModifyKind::Name(RenameMode::Both)),
-                paths,
-                ..
-            }) => {
-                if let [from, to] = &paths[..] {
-                    heard.renames.push((from.clone(), to.clone()));
-                }
-                heard.names.extend(paths);
-            }
-            Ok(event) => heard.names.extend(event.paths),
-            Err(error) => {
-                tracing::warn!(%error, "a watch failed; all directories are listed again");
-                heard.missed = true;
-            }
+            Sound::Names(paths) => heard.names.extend(paths),
         }
         if heard.names.len() + heard.written.len() + heard.renames.len() > HEARD_MAX {
             *heard = Heard { missed: true, ..Heard::default() };
@@ -112,37 +121,32 @@ impl Ear {
 /// A watcher for one kind of event, made when it is first needed.
 #[derive(Debug)]
 struct Kind {
-    mask: EventKindMask,
-    watcher: Option<INotifyWatcher>,
+    hears: Hears,
+    watcher: Option<Box<dyn Watcher>>,
     dirs: BTreeSet<PathBuf>,
 }
 
 impl Kind {
-    fn new(mask: EventKindMask) -> Self {
-        Self { mask, watcher: None, dirs: BTreeSet::new() }
+    fn new(hears: Hears) -> Self {
+        Self { hears, watcher: None, dirs: BTreeSet::new() }
     }
 
-    fn add(&mut self, dir: &Path, ear: &Ear) -> Result<(), notify::Error> {
+    fn add(&mut self, dir: &Path, files: &dyn TailFiles, ear: &Ear) -> Result<(), String> {
         if self.dirs.contains(dir) {
             return Ok(());
         }
         let watcher = match &mut self.watcher {
             Some(watcher) => watcher,
-            none => {
-                let config = Config::default().with_event_kinds(self.mask);
-                let ear = ear.clone();
-                none.insert(INotifyWatcher::new(move |event| ear.hear(event), config)?)
-            }
+            none => none.insert(files.watcher(self.hears, ear.clone())?),
         };
-        watcher.watch(dir, RecursiveMode::NonRecursive)?;
+        watcher.watch(dir)?;
         self.dirs.insert(dir.to_path_buf());
         Ok(())
     }
 
     fn remove(&mut self, dir: &Path) {
         if let (true, Some(watcher)) = (self.dirs.remove(dir), &mut self.watcher) {
-            // A directory that is gone has lost its watch already.
-            drop(watcher.unwatch(dir));
+            watcher.unwatch(dir);
         }
     }
 }
@@ -150,6 +154,7 @@ impl Kind {
 /// All watches of the agent.
 #[derive(Debug)]
 pub struct Watches {
+    files: Arc<dyn TailFiles>,
     ear: Ear,
     names: Kind,
     writes: Kind,
@@ -157,23 +162,23 @@ pub struct Watches {
 
 impl Watches {
     /// `inbox` is woken when something was heard.
-    pub fn new(inbox: Inbox) -> Self {
-        let names = EventKindMask::CREATE | EventKindMask::REMOVE | EventKindMask::MODIFY_NAME;
+    pub fn new(files: Arc<dyn TailFiles>, inbox: Inbox) -> Self {
         Self {
+            files,
             ear: Ear { inbox, ..Ear::default() },
-            names: Kind::new(names),
-            writes: Kind::new(EventKindMask::MODIFY_DATA),
+            names: Kind::new(Hears::Names),
+            writes: Kind::new(Hears::Writes),
         }
     }
 
     /// Hears of names in a directory from now on. An error says why it is only polled.
     pub fn watch_names(&mut self, dir: &Path) -> Result<(), String> {
-        self.names.add(dir, &self.ear).map_err(explain)
+        self.names.add(dir, self.files.as_ref(), &self.ear)
     }
 
     /// Hears of writes in a directory from now on.
     pub fn watch_writes(&mut self, dir: &Path) -> Result<(), String> {
-        self.writes.add(dir, &self.ear).map_err(explain)
+        self.writes.add(dir, self.files.as_ref(), &self.ear)
     }
 
     pub fn unwatch_writes(&mut self, dir: &Path) {
@@ -204,25 +209,10 @@ impl Watches {
     }
 }
 
-fn explain(error: notify::Error) -> String {
-    match error.kind {
-        ErrorKind::MaxFilesWatch => {
-            "the limit of watches is reached; raise it: sysctl fs.inotify.max_user_watches=524288"
-                .to_owned()
-        }
-        ErrorKind::Io(error)
-            if error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) =>
-        {
-            "the limit of watchers is reached; raise it: sysctl fs.inotify.max_user_instances=1024"
-                .to_owned()
-        }
-        kind => notify::Error::new(kind).to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tail::os::OsFiles;
     use std::time::Duration;
 
     /// Waits until what was heard satisfies `enough`.
@@ -237,7 +227,8 @@ mod tests {
             if enough(&all) {
                 return all;
             }
-            inbox.take(Duration::from_millis(100));
+            inbox.wait(Duration::from_millis(100));
+            inbox.take();
         }
         panic!("only heard {all:?}");
     }
@@ -247,7 +238,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
         let inbox = Inbox::default();
-        let mut watches = Watches::new(inbox.clone());
+        let mut watches = Watches::new(Arc::new(OsFiles), inbox.clone());
         watches.watch_names(dir.path()).unwrap();
         std::fs::write(&a, "1").unwrap();
         std::fs::rename(&a, &b).unwrap();
@@ -271,7 +262,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let inner = dir.path().join("logs");
         let inbox = Inbox::default();
-        let mut watches = Watches::new(inbox.clone());
+        let mut watches = Watches::new(Arc::new(OsFiles), inbox.clone());
         for _ in 0..2 {
             std::fs::create_dir(&inner).unwrap();
             watches.watch_names(&inner).unwrap();

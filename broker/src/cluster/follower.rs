@@ -83,7 +83,7 @@ impl Follower {
         }
         self.reconciler.remove(&self.current, &removed(response)).await;
         let (saved, image) = (self.saved.clone(), Arc::clone(&next));
-        tokio::task::spawn_blocking(move || saved.save(&image))
+        tailway_runtime::spawn_blocking(move || saved.save(&image))
             .await
             .map_err(|_| AdvanceError::Stopped)??;
         self.reconciler.apply(&self.current, &next).await;

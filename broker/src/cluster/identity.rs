@@ -61,7 +61,7 @@ pub fn load_or_create(
 ) -> Result<Identity, IdentityError> {
     let path = dir.join(FILE);
     if !disk.exists(&path)? {
-        let directory_id = DirectoryId(Uuid::new_v4());
+        let directory_id = DirectoryId(tailway_runtime::uuid());
         let identity = Identity { broker_id, directory_id, cluster_id: None };
         identity.save(disk, dir)?;
         return Ok(identity);
@@ -181,12 +181,12 @@ fn parse_kafka_uuid(text: &str) -> Option<Uuid> {
 
 #[cfg(test)]
 mod tests {
-    use tailway_storage::MemDisk;
+    use tailway_storage::SimDisk;
 
     use super::*;
 
     fn disk() -> Arc<dyn Disk> {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         disk.create_dir_all(Path::new("/d")).unwrap();
         Arc::new(disk)
     }
@@ -235,7 +235,7 @@ mod tests {
         // The directory.id of a log directory that Kafka 4.3.1 formatted; the other form by Python's base64 and uuid.
         let id = Uuid::parse_str("d97a98c3-1322-2a52-c314-65c50fd70b85").unwrap();
         assert_eq!(kafka_uuid(id), "2XqYwxMiKlLDFGXFD9cLhQ");
-        for id in [Uuid::nil(), Uuid::max(), id, Uuid::new_v4()] {
+        for id in [Uuid::nil(), Uuid::max(), id, tailway_runtime::uuid()] {
             assert_eq!(parse_kafka_uuid(&kafka_uuid(id)), Some(id), "{id}");
         }
     }

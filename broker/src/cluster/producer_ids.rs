@@ -168,7 +168,7 @@ impl ProducerIds {
             reason: error.to_string(),
         })?;
         let (disk, path) = (Arc::clone(&self.disk), Arc::clone(&self.path));
-        tokio::task::spawn_blocking(move || atomic_replace(&*disk, &path, &bytes))
+        tailway_runtime::spawn_blocking(move || atomic_replace(&*disk, &path, &bytes))
             .await
             .map_err(|_| ProducerIdError::Stopped)??;
         Ok(())
@@ -227,7 +227,7 @@ mod tests {
 
     use tailway_daemon::metrics::Metrics;
     use tailway_metadata::BrokerId;
-    use tailway_storage::MemDisk;
+    use tailway_storage::SimDisk;
     use tokio::sync::watch;
 
     use super::*;
@@ -242,7 +242,7 @@ mod tests {
     }
 
     fn disk_with(blocks: &str) -> Arc<dyn Disk> {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         disk.create_dir_all(Path::new("/d")).unwrap();
         let text = format!("{{\"version\":0,\"blocks\":{blocks}}}");
         atomic_replace(&disk, Path::new("/d/producer-ids.json"), text.as_bytes()).unwrap();

@@ -61,13 +61,13 @@ impl SavedImage {
 #[cfg(test)]
 mod tests {
     use tailway_metadata::{MetadataRecord, record};
-    use tailway_storage::MemDisk;
+    use tailway_storage::SimDisk;
 
     use super::*;
 
     #[test]
     fn an_image_comes_back_and_damage_is_set_aside() {
-        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
         disk.create_dir_all(Path::new("/d")).unwrap();
         let saved = SavedImage::new(Arc::clone(&disk), Path::new("/d"));
         assert_eq!(saved.load().unwrap(), None);

@@ -8,7 +8,7 @@ use tailway_metadata::record::{ClusterRecord, PartitionRecord, TopicRecord};
 use tailway_metadata::{
     ClusterId, LeaderEpoch, MetadataLogId, MetadataRecord, TopicId, TopicPartition,
 };
-use tailway_storage::{Disk, FaultyDisk, MemDisk, Operation};
+use tailway_storage::{Disk, Operation, SimDisk};
 use tailway_wire::messages::join_group_request::JoinGroupRequestProtocol;
 use tailway_wire::messages::offset_commit_request::{
     OffsetCommitRequestPartition, OffsetCommitRequestTopic,
@@ -20,6 +20,7 @@ use tailway_wire::messages::{GroupId, TopicName};
 use super::*;
 use crate::log::LogConfig;
 use crate::partition::{Partitions, PartitionsOptions};
+use uuid::Uuid;
 
 const PARTITIONS: i32 = 3;
 
@@ -175,7 +176,7 @@ fn caller(connection: u64, api_version: i16) -> Caller {
 
 #[tokio::test]
 async fn what_was_acknowledged_survives_a_power_cut() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let node = Node::start(Arc::new(disk.clone())).await;
     let member = node.consume(&caller(1, 5), "g").await;
     for offset in 1..=20 {
@@ -184,7 +185,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
     assert_eq!(node.commit("by-hand", &StrBytes::new(), -1, 7).await, ErrorCode::NONE);
     assert_eq!(node.committed("g").await, Ok(Some(20)));
     for seed in 0..5 {
-        let after = Node::start(Arc::new(disk.crash(seed))).await;
+        let after = Node::start(Arc::new(disk.crash_image(seed))).await;
         assert_eq!(after.committed("g").await, Ok(Some(20)), "seed {seed}");
         assert_eq!(after.committed("by-hand").await, Ok(Some(7)), "seed {seed}");
         assert_eq!(after.committed("nobody").await, Ok(None), "seed {seed}");
@@ -195,7 +196,7 @@ async fn what_was_acknowledged_survives_a_power_cut() {
 
 #[tokio::test]
 async fn a_commit_that_cannot_be_made_durable_is_never_acknowledged() {
-    let disk = FaultyDisk::new(Arc::new(MemDisk::new()));
+    let disk = SimDisk::new();
     let node = Node::start(Arc::new(disk.clone())).await;
     assert_eq!(node.commit("by-hand", &StrBytes::new(), -1, 7).await, ErrorCode::NONE);
     disk.fail(Operation::SyncData, 1, io::ErrorKind::Other);
@@ -209,7 +210,7 @@ async fn a_commit_that_cannot_be_made_durable_is_never_acknowledged() {
 
 #[tokio::test]
 async fn giving_up_a_partition_answers_whoever_waits_and_a_new_leadership_loads_it_again() {
-    let node = Node::start(Arc::new(MemDisk::new())).await;
+    let node = Node::start(Arc::new(SimDisk::new())).await;
     assert_eq!(node.commit("g", &StrBytes::new(), -1, 7).await, ErrorCode::NONE);
     let member = node.consume(&caller(1, 5), "g").await;
     // A second member joins and waits for the first, which never comes back.
@@ -238,7 +239,7 @@ async fn giving_up_a_partition_answers_whoever_waits_and_a_new_leadership_loads_
 
 #[tokio::test]
 async fn a_closed_connection_ends_its_pending_member() {
-    let node = Node::start(Arc::new(MemDisk::new())).await;
+    let node = Node::start(Arc::new(SimDisk::new())).await;
     let member = node.consume(&caller(1, 5), "g").await;
     let orphan = node.join(&caller(2, 5), "g", &StrBytes::new()).await;
     assert_eq!(orphan.error_code, ErrorCode::MEMBER_ID_REQUIRED.code());
@@ -256,7 +257,7 @@ async fn a_closed_connection_ends_its_pending_member() {
 
 #[tokio::test]
 async fn groups_of_all_partitions_are_listed_described_and_deleted() {
-    let node = Node::start(Arc::new(MemDisk::new())).await;
+    let node = Node::start(Arc::new(SimDisk::new())).await;
     let names = ["grp-a", "simple", "a", "b", "c"];
     for name in names {
         assert_eq!(node.commit(name, &StrBytes::new(), -1, 7).await, ErrorCode::NONE);
@@ -288,7 +289,7 @@ async fn groups_of_all_partitions_are_listed_described_and_deleted() {
 #[tokio::test]
 async fn old_offset_fetches_are_answered_in_their_own_way() {
     use tailway_wire::messages::offset_fetch_request::OffsetFetchRequestTopic;
-    let node = Node::start(Arc::new(MemDisk::new())).await;
+    let node = Node::start(Arc::new(SimDisk::new())).await;
     assert_eq!(node.commit("g", &StrBytes::new(), -1, 7).await, ErrorCode::NONE);
     let topic = OffsetFetchRequestTopic::default()
         .with_name(TopicName(text("t")))

@@ -31,7 +31,6 @@ use tailway_wire::messages::{
     OffsetFetchResponse, StrBytes, SyncGroupRequest, SyncGroupResponse,
 };
 use tokio::sync::{oneshot, watch};
-use uuid::Uuid;
 
 use crate::machine::group::{FetchOffsets, FetchedOffsets, ListFilter, Request, Response};
 use crate::partition::PartitionHandle;
@@ -152,7 +151,7 @@ impl Groups {
         if let Some((index, _)) = self.shard_of(&request.group_id.0) {
             lock(&self.inner.joined).entry(caller.connection).or_default().insert(index);
         }
-        let unique = StrBytes::from_string(Uuid::new_v4().to_string());
+        let unique = StrBytes::from_string(tailway_runtime::uuid().to_string());
         answers::join(self.ask(caller, Request::Join { request, unique }).await)
     }
 

@@ -258,7 +258,7 @@ fn read_entry<E: Entry>(file: &dyn DiskFile, number: u32) -> Result<E, StorageEr
 
 #[cfg(test)]
 mod tests {
-    use tailway_storage::MemDisk;
+    use tailway_storage::SimDisk;
 
     use super::*;
 
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn lookups_agree_wherever_the_entries_are() {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         let path = PathBuf::from("00000000000000000000.index");
         let mut index = Index::<OffsetEntry>::empty(path.clone());
         for i in 1..=2_000 {
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn files_that_cannot_be_an_index_are_named() {
-        let disk = MemDisk::new();
+        let disk = SimDisk::new();
         let path = PathBuf::from("x.timeindex");
         let open = || Index::<TimeEntry>::open(&disk, path.clone()).unwrap();
         assert_eq!(open().unwrap_err(), "it is missing");

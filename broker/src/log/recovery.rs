@@ -1,7 +1,7 @@
 //! From files to a log: what is trimmed, what is rebuilt, what is refused.
 //!
 //! After a clean stop only the tail behind the last index entry is walked. Otherwise every segment that reaches above the
-//! recovery point is walked, its CRCs checked from the recovery point on and its indexes rebuilt, and all of it is synced,
+//! recovery point is synced, read from the disk and walked, its CRCs checked from the recovery point on and its indexes rebuilt,
 //! so that the log end is durable when recovery returns.
 //! Invariants: nothing below the recovery point is ever cut: damage there is `StorageError::Corrupt`, and so is damage above
 //! it that no unfinished write explains. Steps may be interrupted anywhere and done again.
@@ -177,6 +177,8 @@ fn open_segment(
         }
         report.rebuilt_indexes += 2;
     }
+    // What the walk finds counts as durable.
+    file.settle()?;
     let contents = walk(told, base, next_base, &file, report)?;
     Ok(OpenedSegment { contents, walked: true, file })
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use tailway_storage::{Disk, MemDisk, OpenMode};
+use tailway_storage::{Disk, OpenMode, SimDisk};
 use tailway_wire::record::{BatchBuilder, Compression, patch_base_offset};
 
 use super::Damage::{Corrupt, Torn};
@@ -26,7 +26,7 @@ fn batch(offset: i64, len: usize) -> Vec<u8> {
 }
 
 fn file(bytes: &[u8]) -> Arc<dyn DiskFile> {
-    let file = MemDisk::new().open(Path::new("/log"), OpenMode::Create).unwrap();
+    let file = SimDisk::new().open(Path::new("/log"), OpenMode::Create).unwrap();
     file.write_at(bytes, 0).unwrap();
     file
 }

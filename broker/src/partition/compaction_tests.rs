@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use tailway_daemon::clock::Clock;
 use tailway_metadata::time::WallMs;
-use tailway_storage::{Disk, MemDisk, OpenMode};
+use tailway_storage::{Disk, OpenMode, SimDisk};
 use tailway_wire::record::Compression;
 
 use super::test_support::*;
@@ -74,7 +74,7 @@ fn latest(
 
 #[tokio::test]
 async fn the_last_value_of_each_key_stays_at_its_offset() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let clock = Clock::manual(WALL);
     let partitions = Partitions::open(options(Arc::new(disk.clone()), &clock)).await.unwrap();
     let handle = partition(&partitions, config()).await;
@@ -122,11 +122,11 @@ async fn fill_plain(handle: &PartitionHandle, count: i64) -> (i64, Option<String
 
 #[tokio::test]
 async fn segments_meet_without_a_hole_and_small_ones_are_joined() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, config()).await;
     fill(&handle).await;
-    let logs = |disk: &MemDisk| {
+    let logs = |disk: &SimDisk| {
         let names = file_names(disk, "/data/logs-0");
         names.into_iter().filter(|name| has_suffix(name, "log")).collect::<Vec<_>>()
     };
@@ -148,7 +148,7 @@ async fn segments_meet_without_a_hole_and_small_ones_are_joined() {
 
 #[tokio::test]
 async fn producers_are_still_known_when_their_last_batch_is_compacted() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, config()).await;
     let mut builder = tailway_wire::record::BatchBuilder::new(Compression::Zstd);
@@ -179,7 +179,7 @@ async fn producers_are_still_known_when_their_last_batch_is_compacted() {
 
 #[tokio::test]
 async fn a_small_map_takes_several_passes_and_ends_the_same() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, config()).await;
     let written = fill(&handle).await;
@@ -212,7 +212,7 @@ async fn a_small_map_takes_several_passes_and_ends_the_same() {
 
 #[tokio::test]
 async fn damage_found_by_compaction_quarantines() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, config()).await;
     fill(&handle).await;

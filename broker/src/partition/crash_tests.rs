@@ -1,9 +1,9 @@
-//! Power cuts at every sync: what was acknowledged is there, in order, whole; nothing is served in part.
+//! Power cuts at every operation: what was acknowledged is there, in order, whole; nothing is served in part.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use tailway_storage::MemDisk;
+use tailway_storage::{SimDisk, SimFaults};
 
 use super::test_support::*;
 use super::*;
@@ -18,16 +18,16 @@ const IMAGES_PER_SEED: usize = 40;
 type Acked = BTreeMap<i64, String>;
 
 /// Runs `count` appends, some acks=all, some not, and takes a crash image at each sync, with what was acknowledged by then.
-async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(MemDisk, Acked)> {
+async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(SimDisk, Acked)> {
     let images = Images::<Acked>::default();
     let acked = Arc::new(Mutex::new(Acked::new()));
     let (taken, known) = (images.clone(), Arc::clone(&acked));
     let crash_seed = Arc::new(Mutex::new(Random::new(seed)));
-    let disk = WatchedDisk::new(move |disk| {
+    let disk = watched_disk(move |disk| {
         // What is acknowledged before the cut must survive it, so the list is read first.
         let acked = known.lock().unwrap().clone();
         let seed = crash_seed.lock().unwrap().below(u64::MAX);
-        taken.push(disk.crash(seed), acked);
+        taken.push(disk.crash_image(seed), acked);
     });
     let mut random = Random::new(seed);
     let partitions = open(&disk).await;
@@ -66,7 +66,7 @@ async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(MemDisk,
 }
 
 /// Opens an image, and again after a clean stop; the records that are there.
-async fn reopen(image: &MemDisk, config: &LogConfig) -> (i64, BTreeMap<i64, String>) {
+async fn reopen(image: &SimDisk, config: &LogConfig) -> (i64, BTreeMap<i64, String>) {
     let partitions = open(image).await;
     let handle = partition(&partitions, config.clone()).await;
     let first: Vec<_> = read_values(&handle, handle.current().log_start).await;
@@ -148,10 +148,10 @@ async fn a_resend_after_a_power_cut_is_recognised() {
         let acked = Arc::new(Mutex::new(0));
         let (taken, known) = (images.clone(), Arc::clone(&acked));
         let random = Arc::new(Mutex::new(Random::new(seed)));
-        let disk = WatchedDisk::new(move |disk| {
+        let disk = watched_disk(move |disk| {
             let acked = *known.lock().unwrap();
             let seed = random.lock().unwrap().below(u64::MAX);
-            taken.push(disk.crash(seed), acked);
+            taken.push(disk.crash_image(seed), acked);
         });
         let config = small_segments();
         let partitions = open(&disk).await;
@@ -174,5 +174,25 @@ async fn a_resend_after_a_power_cut_is_recognised() {
             let next = idempotent(5, 0, i32::try_from(end).unwrap(), "v");
             assert_eq!(handle.append(next, ALL).await.unwrap().base_offset, end);
         }
+    }
+}
+
+/// The directory was made, its sync failed; the next attempt found it there and must not take it for durable.
+#[tokio::test]
+async fn a_directory_whose_sync_failed_is_synced_by_the_next_attempt() {
+    for seed in seeds(41..=60) {
+        let disk = SimDisk::with_seed(seed);
+        let partitions = open(&disk).await;
+        disk.set_faults(SimFaults { sync_dir_error: 1_000_000, ..SimFaults::default() });
+        let refused = partitions.open_or_create(&tp(), TOPIC_ID, small_segments(), 0).await;
+        assert!(refused.is_err(), "seed {seed}");
+        disk.set_faults(SimFaults::default());
+        let disk = disk.kill();
+        let partitions = open(&disk).await;
+        let handle = partition(&partitions, small_segments()).await;
+        handle.append(values(&["kept"]), ALL).await.unwrap();
+        let after = open(&disk.crash(seed)).await;
+        let handle = partition(&after, small_segments()).await;
+        assert_eq!(read_values(&handle, 0).await, [(0, "kept".to_owned())], "seed {seed}");
     }
 }

@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 
 use tailway_storage::{Disk, StorageError};
-use uuid::Uuid;
 
 const DELETE: &str = "-delete";
 const STRAY: &str = "-stray";
@@ -46,7 +45,7 @@ fn remove(disk: &dyn Disk, dir: &Path) -> Result<(), StorageError> {
 /// `<name>.<unique><suffix>`, the name cut where Kafka cuts it.
 fn rename(disk: &dyn Disk, dir: &Path, suffix: &str) -> Result<PathBuf, StorageError> {
     let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let unique = Uuid::new_v4().simple().to_string();
+    let unique = tailway_runtime::uuid().simple().to_string();
     let room = NAME_BYTES_MAX - unique.len() - suffix.len() - 1;
     let name = &name[..name.len().min(room)];
     let to = dir.with_file_name(format!("{name}.{unique}{suffix}"));

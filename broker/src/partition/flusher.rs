@@ -8,7 +8,6 @@
 use tailway_daemon::tasks::{Group, Stop};
 use tailway_storage::StorageError;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
 
 use crate::log::FlushJob;
 
@@ -61,17 +60,20 @@ async fn run(mut queue: mpsc::Receiver<Request>, mut stop: Stop) {
             return;
         }
         let share = group.len().div_ceil(THREADS_MAX);
-        let mut threads = JoinSet::new();
+        let mut threads = Vec::with_capacity(THREADS_MAX);
         while !group.is_empty() {
             let rest = group.split_off(share.min(group.len()));
             let mine = std::mem::replace(&mut group, rest);
-            threads.spawn_blocking(move || {
+            threads.push(tailway_runtime::spawn_blocking(move || {
                 for Request { job, done } in mine {
                     // Nobody waits any more if the partition was deleted meanwhile.
                     done.send(job.run()).ok();
                 }
-            });
+            }));
         }
-        while threads.join_next().await.is_some() {}
+        for thread in threads {
+            // A panic has dropped the answers of its jobs, which fails their partitions.
+            thread.await.ok();
+        }
     }
 }

@@ -219,7 +219,7 @@ impl PartitionHandle {
         read: impl FnOnce(&LogView) -> Result<T, StorageError> + Send + 'static,
     ) -> Result<T, PartitionError> {
         let view = Arc::clone(&self.shared.view);
-        match tokio::task::spawn_blocking(move || read(&view)).await {
+        match tailway_runtime::spawn_blocking(move || read(&view)).await {
             Ok(result) => result.map_err(|error| self.note(error)),
             Err(_) => Err(PartitionError::Closed),
         }

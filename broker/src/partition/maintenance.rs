@@ -76,7 +76,7 @@ impl Maintenance {
             return;
         }
         let job = Job { shared, checkpoints: Arc::clone(&driver.checkpoints), gone, compaction };
-        self.running = Some(tokio::task::spawn_blocking(move || job.run()));
+        self.running = Some(tailway_runtime::spawn_blocking(move || job.run()));
     }
 
     /// Waits for the end of what runs; for ever if nothing does.

@@ -102,6 +102,8 @@ fn claim(opening: &Opening) -> Result<bool, StorageError> {
         }
     }
     disk.create_dir_all(&dir)?;
+    // It may be there since an attempt that ended before this.
+    disk.sync_dir(opening.checkpoints.data_dir())?;
     atomic_replace(disk, &metadata, &encode_partition_metadata(opening.topic_id))?;
     Ok(!exists)
 }

@@ -348,7 +348,7 @@ async fn write_checkpoints(checkpoints: Arc<Checkpoints>, mut stop: Stop) {
 async fn blocking<T: Send + 'static>(
     act: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
 ) -> Result<T, PartitionError> {
-    match tokio::task::spawn_blocking(act).await {
+    match tailway_runtime::spawn_blocking(act).await {
         Ok(result) => result.map_err(PartitionError::from),
         Err(_) => Err(PartitionError::Closed),
     }

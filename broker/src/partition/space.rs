@@ -62,13 +62,13 @@ impl DiskSpace {
 mod tests {
     use std::path::Path;
 
-    use tailway_storage::{MemDisk, OpenMode};
+    use tailway_storage::{OpenMode, SimDisk};
 
     use super::*;
 
     #[test]
     fn refuses_below_the_reserve_and_goes_on_by_itself() {
-        let disk = MemDisk::with_capacity(RESERVE + 1_000);
+        let disk = SimDisk::with_capacity(RESERVE + 1_000);
         let space = DiskSpace::new(Arc::new(disk.clone()), PathBuf::from("/"));
         let at = Mono::from_millis;
         assert_eq!(space.take(10, at(0)), Ok(()));

@@ -1,6 +1,5 @@
 //! What the tests of partitions share: batches with known content, a registry on a disk in memory, reading back.
 
-use std::io::IoSlice;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use tailway_daemon::clock::Clock;
 use tailway_metadata::ids::{TopicId, TopicPartition};
 use tailway_metadata::time::WallMs;
-use tailway_storage::{DirEntry, Disk, DiskFile, MemDisk, OpenMode, StorageError};
+use tailway_storage::{Disk, OpenMode, Operation, SimDisk};
 use tailway_wire::record::{Batch, BatchBuilder, BatchIter, Compression};
 use uuid::Uuid;
 
@@ -153,117 +152,29 @@ impl Random {
     }
 }
 
-type Hook = Arc<dyn Fn(&MemDisk) + Send + Sync>;
-
-/// A disk that calls a hook before and after each sync and each rename or removal.
-#[derive(Clone)]
-pub(super) struct WatchedDisk {
-    disk: MemDisk,
-    hook: Hook,
-}
-
-impl std::fmt::Debug for WatchedDisk {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("WatchedDisk")
-    }
-}
-
-impl WatchedDisk {
-    pub(super) fn new(hook: impl Fn(&MemDisk) + Send + Sync + 'static) -> Self {
-        Self { disk: MemDisk::new(), hook: Arc::new(hook) }
-    }
-
-    fn around<T>(&self, act: impl FnOnce(&MemDisk) -> T) -> T {
-        (self.hook)(&self.disk);
-        let result = act(&self.disk);
-        (self.hook)(&self.disk);
-        result
-    }
-}
-
-impl Disk for WatchedDisk {
-    fn open(&self, path: &Path, mode: OpenMode) -> Result<Arc<dyn DiskFile>, StorageError> {
-        let file = self.disk.open(path, mode)?;
-        Ok(Arc::new(WatchedFile { file, disk: self.clone() }))
-    }
-
-    fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
-        self.around(|disk| disk.rename(from, to))
-    }
-
-    fn remove_file(&self, path: &Path) -> Result<(), StorageError> {
-        self.around(|disk| disk.remove_file(path))
-    }
-
-    fn remove_dir(&self, path: &Path) -> Result<(), StorageError> {
-        self.around(|disk| disk.remove_dir(path))
-    }
-
-    fn create_dir_all(&self, path: &Path) -> Result<(), StorageError> {
-        self.disk.create_dir_all(path)
-    }
-
-    fn list(&self, path: &Path) -> Result<Vec<DirEntry>, StorageError> {
-        self.disk.list(path)
-    }
-
-    fn sync_dir(&self, path: &Path) -> Result<(), StorageError> {
-        self.around(|disk| disk.sync_dir(path))
-    }
-
-    fn exists(&self, path: &Path) -> Result<bool, StorageError> {
-        self.disk.exists(path)
-    }
-
-    fn free_bytes(&self, path: &Path) -> Result<u64, StorageError> {
-        self.disk.free_bytes(path)
-    }
-}
-
-#[derive(Debug)]
-struct WatchedFile {
-    file: Arc<dyn DiskFile>,
-    disk: WatchedDisk,
-}
-
-impl DiskFile for WatchedFile {
-    fn path(&self) -> &Path {
-        self.file.path()
-    }
-
-    fn len(&self) -> Result<u64, StorageError> {
-        self.file.len()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<usize, StorageError> {
-        self.file.read_at(buf, offset)
-    }
-
-    fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
-        self.file.write_all_at(slices, offset)
-    }
-
-    fn set_len(&self, len: u64) -> Result<(), StorageError> {
-        self.file.set_len(len)
-    }
-
-    fn sync_data(&self) -> Result<(), StorageError> {
-        self.disk.around(|_| self.file.sync_data())
-    }
+/// A disk that calls a hook after each call that changes it.
+pub(super) fn watched_disk(hook: impl Fn(&SimDisk) + Send + Sync + 'static) -> SimDisk {
+    let disk = SimDisk::new();
+    disk.on_event(move |disk, event| {
+        if event.operation().is_some_and(Operation::changes_disk) {
+            hook(disk);
+        }
+    });
+    disk
 }
 
 /// Collects crash images up to a number of them.
 #[derive(Clone, Default)]
 pub(super) struct Images<T> {
-    taken: Arc<Mutex<Vec<(MemDisk, T)>>>,
+    taken: Arc<Mutex<Vec<(SimDisk, T)>>>,
 }
 
 impl<T> Images<T> {
-    pub(super) fn push(&self, image: MemDisk, what: T) {
+    pub(super) fn push(&self, image: SimDisk, what: T) {
         self.taken.lock().unwrap().push((image, what));
     }
 
-    pub(super) fn take(&self) -> Vec<(MemDisk, T)> {
+    pub(super) fn take(&self) -> Vec<(SimDisk, T)> {
         std::mem::take(&mut self.taken.lock().unwrap())
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tailway_daemon::clock::Clock;
 use tailway_metadata::ids::TopicId;
 use tailway_metadata::time::WallMs;
-use tailway_storage::{Disk, FaultyDisk, MemDisk, OpenMode, Operation};
+use tailway_storage::{Disk, OpenMode, Operation, SimDisk};
 use tailway_wire::record::{Compression, TimestampType};
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ const ALL: AppendOptions = AppendOptions { acks: Acks::All, origin: AppendOrigin
 
 #[tokio::test]
 async fn what_is_appended_is_read_and_listed() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     let first = handle.append(values(&["a", "b", "c"]), ALL).await.unwrap();
@@ -46,7 +46,7 @@ async fn what_is_appended_is_read_and_listed() {
 
 #[tokio::test]
 async fn reads_keep_to_whole_batches_and_their_limits() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     let size = values(&["0123456789", "x"]).len();
@@ -81,7 +81,7 @@ async fn reads_keep_to_whole_batches_and_their_limits() {
 
 #[tokio::test]
 async fn a_restart_keeps_everything_and_a_clean_one_checks_nothing() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, small_segments()).await;
     let mut expected = Vec::new();
@@ -108,7 +108,7 @@ async fn a_restart_keeps_everything_and_a_clean_one_checks_nothing() {
 
 #[tokio::test]
 async fn five_batches_per_producer_are_known_after_a_restart() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, small_segments()).await;
     for i in 0..20 {
@@ -118,7 +118,7 @@ async fn five_batches_per_producer_are_known_after_a_restart() {
         if clean {
             partitions.close_all().await.unwrap();
         }
-        let image = disk.crash(1);
+        let image = disk.crash_image(1);
         let partitions = open(&image).await;
         let handle = partition(&partitions, small_segments()).await;
         for i in 15..20 {
@@ -143,7 +143,7 @@ async fn five_batches_per_producer_are_known_after_a_restart() {
 
 #[tokio::test]
 async fn without_snapshots_producers_are_known_from_all_segments() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, small_segments()).await;
     for id in 0..60 {
@@ -167,7 +167,7 @@ async fn without_snapshots_producers_are_known_from_all_segments() {
 #[tokio::test]
 async fn a_failed_sync_acknowledges_nothing_and_fences_for_good() {
     for operation in [Operation::SyncData, Operation::Write] {
-        let disk = FaultyDisk::new(Arc::new(MemDisk::new()));
+        let disk = SimDisk::new();
         let partitions = open(&disk).await;
         let handle = partition(&partitions, LogConfig::default()).await;
         handle.append(values(&["good"]), ALL).await.unwrap();
@@ -189,9 +189,31 @@ async fn a_failed_sync_acknowledges_nothing_and_fences_for_good() {
     }
 }
 
+/// After a failed sync the page cache shows what the disk does not have, and the next sync succeeds: a restart must not
+/// serve it.
+#[tokio::test]
+async fn a_restart_after_a_failed_sync_serves_what_the_disk_has() {
+    for seed in 0..20 {
+        let disk = SimDisk::with_seed(seed);
+        let partitions = open(&disk).await;
+        let handle = partition(&partitions, LogConfig::default()).await;
+        handle.append(values(&["good"]), ALL).await.unwrap();
+        disk.fail(Operation::SyncData, 1, ErrorKind::Other);
+        handle.append(values(&["bad"]), ALL).await.unwrap_err();
+        let disk = disk.kill();
+        let restarted = open(&disk).await;
+        let handle = partition(&restarted, LogConfig::default()).await;
+        let served = read_values(&handle, 0).await;
+        assert_eq!(served[0], (0, "good".to_owned()), "seed {seed}");
+        let after = open(&disk.crash(seed)).await;
+        let handle = partition(&after, LogConfig::default()).await;
+        assert_eq!(read_values(&handle, 0).await, served, "seed {seed}");
+    }
+}
+
 #[tokio::test]
 async fn the_high_watermark_waits_for_the_disk() {
-    let disk = FaultyDisk::new(Arc::new(MemDisk::new()));
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     disk.fail(Operation::SyncData, 1, ErrorKind::Other);
@@ -206,7 +228,7 @@ async fn the_high_watermark_waits_for_the_disk() {
 
 #[tokio::test]
 async fn log_append_time_stamps_the_batch() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let config = LogConfig { log_append_time: true, ..LogConfig::default() };
     let handle = partition(&partitions, config).await;
@@ -221,7 +243,7 @@ async fn log_append_time_stamps_the_batch() {
 
 #[tokio::test]
 async fn offsets_are_found_by_time() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, small_segments()).await;
     // Record i has time 1000 + 10 i, in batches of three; one record is out of order.
@@ -252,7 +274,7 @@ async fn offsets_are_found_by_time() {
 
 #[tokio::test]
 async fn retention_by_size_moves_the_log_start_for_good() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let clock = Clock::manual(WALL);
     let partitions = Partitions::open(options(Arc::new(disk.clone()), &clock)).await.unwrap();
     let config = LogConfig { retention_bytes: Some(2_000), ..small_segments() };
@@ -273,7 +295,7 @@ async fn retention_by_size_moves_the_log_start_for_good() {
     assert_eq!(below, expected);
     assert_eq!(read_values(&handle, start).await.len(), usize::try_from(100 - start).unwrap());
     for seed in 0..20 {
-        let partitions = open(&disk.crash(seed)).await;
+        let partitions = open(&disk.crash_image(seed)).await;
         let handle = partition(&partitions, config.clone()).await;
         assert_eq!(handle.current().log_start, start, "seed {seed}");
     }
@@ -281,7 +303,7 @@ async fn retention_by_size_moves_the_log_start_for_good() {
 
 #[tokio::test]
 async fn retention_by_time_takes_the_last_segment_too() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let clock = Clock::manual(WALL);
     let partitions = Partitions::open(options(Arc::new(disk.clone()), &clock)).await.unwrap();
     let config = LogConfig { retention_ms: Some(1_000), ..small_segments() };
@@ -298,7 +320,7 @@ async fn retention_by_time_takes_the_last_segment_too() {
     let logs: Vec<_> = names.iter().filter(|name| has_suffix(name, "log")).collect();
     assert_eq!(logs, ["00000000000000000030.log"]);
     for seed in 0..20 {
-        let partitions = open(&disk.crash(seed)).await;
+        let partitions = open(&disk.crash_image(seed)).await;
         let handle = partition(&partitions, config.clone()).await;
         assert_eq!(handle.current().log_start, 30, "seed {seed}");
         assert_eq!(handle.append(values(&["x"]), ALL).await.unwrap().base_offset, 30);
@@ -307,7 +329,7 @@ async fn retention_by_time_takes_the_last_segment_too() {
 
 #[tokio::test]
 async fn damage_below_the_durable_point_is_neither_served_nor_cut() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, small_segments()).await;
     for i in 0..60 {
@@ -328,14 +350,14 @@ async fn damage_below_the_durable_point_is_neither_served_nor_cut() {
 
 #[tokio::test]
 async fn damage_found_at_the_start_keeps_the_partition_closed() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     for i in 0..20 {
         handle.append(values(&[&format!("value {i}")]), ALL).await.unwrap();
     }
     // No clean stop: the whole segment is checked, and the middle of it was written once.
-    let image = disk.crash(3);
+    let image = disk.crash_image(3);
     flip_bit(&image, Path::new("/data/logs-0/00000000000000000000.log"), 500);
     let partitions = open(&image).await;
     let tp = tp();
@@ -349,7 +371,7 @@ async fn damage_found_at_the_start_keeps_the_partition_closed() {
 
 #[tokio::test]
 async fn bad_and_missing_indexes_are_rebuilt() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, small_segments()).await;
     for i in 0..60 {
@@ -379,7 +401,7 @@ async fn bad_and_missing_indexes_are_rebuilt() {
 
 #[tokio::test]
 async fn an_index_that_lies_in_the_middle_is_not_believed() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let config = LogConfig { index_interval_bytes: 100, ..LogConfig::default() };
     let handle = partition(&partitions, config.clone()).await;
@@ -401,7 +423,7 @@ async fn an_index_that_lies_in_the_middle_is_not_believed() {
 
 #[tokio::test]
 async fn a_deleted_partition_leaves_nothing_and_can_be_made_again() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     handle.append(values(&["old"]), ALL).await.unwrap();
@@ -411,7 +433,7 @@ async fn a_deleted_partition_leaves_nothing_and_can_be_made_again() {
     assert_eq!(handle.read(0, 1, true).await.unwrap_err(), PartitionError::Closed);
     assert!(partitions.handle(&tp()).is_none());
     for seed in 0..20 {
-        let names = file_names(&disk.crash(seed), "/data");
+        let names = file_names(&disk.crash_image(seed), "/data");
         assert!(!names.iter().any(|name| name.starts_with("logs-0")), "{names:?}");
     }
     let again = TopicId(Uuid::from_u128(8));
@@ -421,7 +443,7 @@ async fn a_deleted_partition_leaves_nothing_and_can_be_made_again() {
 
 #[tokio::test]
 async fn a_namesakes_directory_is_kept_aside() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let old = partition(&partitions, LogConfig::default()).await;
     old.append(values(&["old", "old"]), ALL).await.unwrap();
@@ -440,7 +462,7 @@ async fn a_namesakes_directory_is_kept_aside() {
 
 #[tokio::test]
 async fn directories_that_nothing_names_are_left_alone() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     handle.append(values(&["kept"]), ALL).await.unwrap();
@@ -456,7 +478,7 @@ async fn directories_that_nothing_names_are_left_alone() {
 
 #[tokio::test]
 async fn leader_epochs_are_stored_and_answered() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     handle.append(values(&["a", "b"]), ALL).await.unwrap();
@@ -470,7 +492,7 @@ async fn leader_epochs_are_stored_and_answered() {
     let epochs: Vec<i32> = stored.iter().map(|b| b.header.partition_leader_epoch).collect();
     assert_eq!(epochs, [0, 3]);
     for seed in 0..20 {
-        let partitions = open(&disk.crash(seed)).await;
+        let partitions = open(&disk.crash_image(seed)).await;
         let handle = partition(&partitions, LogConfig::default()).await;
         assert_eq!(handle.end_offset_for_epoch(1).await, Ok((0, 2)), "seed {seed}");
         assert_eq!(handle.leader_epoch(), 3, "it never falls");
@@ -479,7 +501,7 @@ async fn leader_epochs_are_stored_and_answered() {
 
 #[tokio::test]
 async fn many_appends_at_once_are_answered_in_order() {
-    let disk = FaultyDisk::new(Arc::new(MemDisk::new()));
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     let mut pending = Vec::new();
@@ -497,7 +519,7 @@ async fn many_appends_at_once_are_answered_in_order() {
 
 #[tokio::test]
 async fn an_index_entry_is_where_kafka_has_it() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let config = LogConfig { index_interval_bytes: 150, ..LogConfig::default() };
     let handle = partition(&partitions, config).await;
@@ -526,14 +548,14 @@ async fn an_index_entry_is_where_kafka_has_it() {
 
 #[tokio::test]
 async fn batches_larger_than_what_is_read_at_once_come_whole() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     let large = "x".repeat(400_000);
     handle.append(values(&[&large]), ALL).await.unwrap();
     handle.append(values(&["small"]), ALL).await.unwrap();
     partitions.close_all().await.unwrap();
-    let partitions = open(&disk.crash(0)).await;
+    let partitions = open(&disk.crash_image(0)).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     let slice = handle.read(0, 10, true).await.unwrap();
     assert_eq!(slice.len(), values(&[&large]).len());
@@ -543,7 +565,7 @@ async fn batches_larger_than_what_is_read_at_once_come_whole() {
 
 #[tokio::test]
 async fn bytes_is_what_is_stored() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let partitions = open(&disk).await;
     let handle = partition(&partitions, LogConfig::default()).await;
     for codec in Compression::ALL {

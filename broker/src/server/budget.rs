@@ -123,7 +123,7 @@ mod tests {
         let budget = Budget::new(100, used.clone(), waits.clone());
         let mut first = budget.take(1_000).await;
         assert_eq!((used.get(), waits.get()), (100, 0), "more than the pool is the whole pool");
-        let second = tokio::spawn({
+        let second = tailway_runtime::spawn({
             let budget = budget.clone();
             async move { budget.take(60).await }
         });

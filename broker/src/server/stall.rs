@@ -82,7 +82,7 @@ mod tests {
     async fn a_peer_that_reads_slowly_is_kept_and_one_that_stops_is_not() {
         let (ours, mut theirs) = duplex(4);
         let mut guarded = StallGuard::new(ours, Duration::from_secs(30));
-        let reader = tokio::spawn(async move {
+        let reader = tailway_runtime::spawn(async move {
             let mut got = [0; 1];
             for _ in 0..8 {
                 tokio::time::sleep(Duration::from_secs(20)).await;

@@ -18,7 +18,7 @@ use tailway_metadata::record::{
 };
 use tailway_metadata::{BrokerId, ClusterImage, LeaderEpoch, MetadataRecord, TopicId};
 use tailway_net::{HostPort, Security};
-use tailway_storage::{Disk, MemDisk};
+use tailway_storage::{Disk, SimDisk};
 use tailway_wire::ApiKey;
 use tailway_wire::frame::{self, RequestHeader};
 use tailway_wire::messages::Encodable;
@@ -78,7 +78,7 @@ pub(crate) struct TestBroker {
 
 impl TestBroker {
     pub(crate) async fn new(limits: Limits) -> Self {
-        let disk: Arc<dyn Disk> = Arc::new(MemDisk::new());
+        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
         disk.create_dir_all(Path::new(DATA)).unwrap();
         let mut broker = Self::on(disk, limits).await;
         broker.apply(Self::births()).await;
@@ -189,7 +189,7 @@ impl TestBroker {
 
     /// Creates a topic that this broker leads, with this leader epoch.
     pub(crate) async fn topic(&mut self, name: &str, partitions: i32, epoch: i32) -> TopicId {
-        let id = TopicId(Uuid::new_v4());
+        let id = TopicId(tailway_runtime::uuid());
         let mut records =
             vec![MetadataRecord::Topic(TopicRecord { name: name.into(), topic_id: id })];
         for index in 0..partitions {

@@ -12,8 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use tailway_daemon::Clock;
 use tailway_daemon::holder::Holder;
-use tailway_storage::{DirLock, StorageError};
-use uuid::Uuid;
+use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
 
 use super::certs::Certificates;
 use super::files::write_file;
@@ -62,7 +61,7 @@ impl DevDir {
         let path = std::path::absolute(dir).with_context(|| dir.display().to_string())?;
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
         must_be_ours(&path)?;
-        let lock = DirLock::acquire(&path).map_err(|error| held(&path, error))?;
+        let lock = FsDisk.lock_dir(&path).map_err(|error| held(&path, error))?;
         if fresh {
             wipe(&path)?;
         }
@@ -156,7 +155,7 @@ fn identity(dir: &Path) -> Result<Identity> {
             format!("{} is damaged\n  next: run once with --fresh to begin anew", path.display())
         }),
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            let cluster_id = Uuid::new_v4().to_string();
+            let cluster_id = tailway_runtime::uuid().to_string();
             let identity = Identity { cluster_id, ports: Ports::choose(dir)? };
             write_file(&path, &serde_json::to_vec_pretty(&identity)?, 0o644)?;
             Ok(identity)

@@ -70,7 +70,8 @@ impl Connection {
                 frame = timeout(patience, self.reader.next()), if room => match frame {
                     Ok(Ok(Some(frame))) => {
                         let (peer, service) = (peer.clone(), service.clone());
-                        self.answers.spawn(async move { service.answer(&peer, frame).await });
+                        let answer = async move { service.answer(&peer, frame).await };
+                        self.answers.spawn(tailway_runtime::task(answer));
                     }
                     Ok(Ok(None)) => return Ok(()),
                     Ok(Err(error)) => return Err(End::Frame(error)),

@@ -19,7 +19,6 @@ use tailway_wire::messages::{
 };
 use tailway_wire::{ApiKey, ErrorCode, RequestHeader, Server, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
-use uuid::Uuid;
 
 use super::{convert, follow};
 use crate::driver::{Call, Leadership};
@@ -130,7 +129,7 @@ impl Service {
 
     async fn create_topics(&self, header: &RequestHeader, body: Bytes) -> Result<Bytes, WireError> {
         let request: CreateTopicsRequest = decode_request(body, header.api_version)?;
-        let create = convert::create_topics(&request, || TopicId(Uuid::new_v4()));
+        let create = convert::create_topics(&request, || TopicId(tailway_runtime::uuid()));
         let patience = patience(request.timeout_ms);
         let reply = self.call(Request::CreateTopics(create), patience).await;
         encode_response(header, &convert::create_topics_response(&request, reply))

@@ -9,7 +9,7 @@ use tailway_metadata::record::{ClusterRecord, ProducerIdsRecord};
 use tailway_metadata::{
     BrokerEpoch, BrokerId, ClusterId, MetadataLogId, MetadataRecord, Offset, ProducerId,
 };
-use tailway_storage::{Disk, FaultyDisk, MemDisk, Operation};
+use tailway_storage::{Disk, Operation, SimDisk};
 use uuid::Uuid;
 
 use super::node::{Node, NodeError, NodeSettings};
@@ -56,14 +56,14 @@ async fn work(node: &Node) -> i64 {
     PROPOSALS
 }
 
-fn mem_disk() -> MemDisk {
-    let disk = MemDisk::new();
+fn mem_disk() -> SimDisk {
+    let disk = SimDisk::new();
     disk.create_dir_all(Path::new(DIR)).unwrap();
     disk
 }
 
 /// Starts on what a crash left, checks that `acknowledged` is there, and goes on to the end.
-async fn recover(image: MemDisk, acknowledged: i64, what: &str) {
+async fn recover(image: SimDisk, acknowledged: i64, what: &str) {
     let node = match start(Arc::new(image)).await {
         Ok(node) => node,
         Err(error) => panic!("{what}: {error}"),
@@ -80,7 +80,7 @@ async fn recover(image: MemDisk, acknowledged: i64, what: &str) {
 
 #[tokio::test]
 async fn acknowledged_records_survive_a_power_cut_at_every_operation() {
-    let whole = FaultyDisk::new(Arc::new(mem_disk()));
+    let whole = mem_disk();
     let node = start(Arc::new(whole.clone())).await.unwrap();
     assert_eq!(work(&node).await, PROPOSALS);
     node.stop().await;
@@ -89,9 +89,8 @@ async fn acknowledged_records_survive_a_power_cut_at_every_operation() {
     let mut survived = 0;
     for cut in 0..=total {
         let disk = mem_disk();
-        let faulty = FaultyDisk::new(Arc::new(disk.clone()));
-        faulty.power_off_after(cut);
-        let acknowledged = match start(Arc::new(faulty)).await {
+        disk.power_off_after(cut);
+        let acknowledged = match start(Arc::new(disk.clone())).await {
             Ok(node) => {
                 let acknowledged = work(&node).await;
                 node.stop().await;
@@ -101,18 +100,22 @@ async fn acknowledged_records_survive_a_power_cut_at_every_operation() {
         };
         survived += acknowledged;
         for seed in 0..3 {
-            recover(disk.crash(seed), acknowledged, &format!("cut {cut} of {total}, seed {seed}"))
-                .await;
+            recover(
+                disk.crash_image(seed),
+                acknowledged,
+                &format!("cut {cut} of {total}, seed {seed}"),
+            )
+            .await;
         }
         // kill -9: what was written is there, synced or not.
-        recover(disk, acknowledged, &format!("killed at {cut} of {total}")).await;
+        recover(disk.kill(), acknowledged, &format!("killed at {cut} of {total}")).await;
     }
     assert!(survived > 0, "some cuts were late enough for an acknowledgement");
 }
 
 #[tokio::test]
 async fn a_failed_sync_acknowledges_nothing_and_stops_raft() {
-    let disk = FaultyDisk::new(Arc::new(mem_disk()));
+    let disk = mem_disk();
     let node = start(Arc::new(disk.clone())).await.unwrap();
     let proposer = node.proposer();
     proposer.propose(vec![record(0)]).await.unwrap();

@@ -1,6 +1,6 @@
 //! The durable Raft log over a journal: entries, votes, truncations and purges as one list of operations.
 //!
-//! Entries are also kept in memory, where readers find them; a snapshot every 1,000 entries keeps that small. One thread
+//! Entries are also kept in memory, where readers find them; a snapshot every 1,000 entries keeps that small. One task
 //! owns the journal ([`Writer`]): it takes what has gathered, appends it with one write, syncs once and only then calls
 //! back, so appends that come together share an fsync. A purge rewrites the journal without what the snapshot has.
 //!
@@ -18,6 +18,7 @@ use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
 use tailway_storage::{Disk, Journal, JournalFormat, Recovery, StorageError as DiskError};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::codec::{EntryData, LogIdData, LogOp};
 use super::{Entry, LogId, StorageError, TypeConfig};
@@ -54,27 +55,19 @@ pub enum OpenError {
     Record { path: String, position: u64, cause: serde_json::Error },
     #[error("{path}: entry {found} follows entry {last}: the log has a hole")]
     Hole { path: String, last: u64, found: u64 },
-    #[error("cannot start a thread: {0}")]
-    Thread(io::Error),
 }
 
-/// The thread that owns the journal. It ends when the last `RaftLog` is gone; dropping this waits for it.
+/// The task that owns the journal. It ends when the last `RaftLog` is gone.
 #[derive(Debug)]
 pub struct Writer {
-    thread: Option<std::thread::JoinHandle<()>>,
+    task: JoinHandle<()>,
 }
 
 impl Writer {
-    /// Waits until the thread has ended. Blocks.
-    pub fn join(mut self) {
-        if let Some(thread) = self.thread.take() {
-            // A panic in it has been reported to Raft by the dropped callbacks.
-            drop(thread.join());
-        }
-    }
-
-    pub fn is_finished(&self) -> bool {
-        self.thread.as_ref().is_none_or(std::thread::JoinHandle::is_finished)
+    /// Waits until everything that was asked for is written.
+    pub async fn join(self) {
+        // A panic in it has been reported to Raft by the dropped callbacks.
+        drop(self.task.await);
     }
 }
 
@@ -90,7 +83,7 @@ enum Command {
 }
 
 impl RaftLog {
-    /// Opens or makes the log at `path`. `identity` names the data directory. Blocks.
+    /// Opens or makes the log at `path`. `identity` names the data directory. Blocks; needs a runtime for its task.
     pub fn open(
         disk: Arc<dyn Disk>,
         path: &Path,
@@ -113,13 +106,9 @@ impl RaftLog {
             return Err(failure);
         }
         let (writer, commands) = mpsc::channel(QUEUE);
-        let thread = std::thread::Builder::new()
-            .name("raft-log".into())
-            .stack_size(256 << 10)
-            .spawn(move || write_loop(journal, commands))
-            .map_err(OpenError::Thread)?;
+        let task = tailway_runtime::spawn(write_loop(journal, commands));
         let log = RaftLog { memory: Arc::new(Mutex::new(memory)), writer };
-        Ok((log, Writer { thread: Some(thread) }, recovery))
+        Ok((log, Writer { task }, recovery))
     }
 
     /// The last entry that the snapshot must have.
@@ -155,7 +144,7 @@ impl RaftLog {
 }
 
 fn ended() -> DiskError {
-    let cause = io::Error::other("the thread that writes the Raft log has ended");
+    let cause = io::Error::other("the task that writes the Raft log has ended");
     DiskError::io("write", Path::new("raft.log"), cause)
 }
 
@@ -308,33 +297,38 @@ fn write_error(error: &DiskError) -> StorageError {
     StorageIOError::write_logs(AnyError::new(error)).into()
 }
 
-/// Takes what has gathered, writes it, syncs it, answers.
-fn write_loop(mut journal: Journal, mut commands: mpsc::Receiver<Command>) {
-    let mut next = commands.blocking_recv();
-    while let Some(first) = next.take() {
-        let mut gathered = vec![first];
-        while gathered.len() < QUEUE
-            && let Ok(more) = commands.try_recv()
-        {
-            gathered.push(more);
-        }
-        let mut group = Vec::new();
-        for command in gathered {
-            if let Command::Rewrite { ops, done } = command {
-                commit(&mut journal, std::mem::take(&mut group));
-                // The caller may have been cancelled; the journal is as asked either way.
-                drop(done.send(journal.rewrite(&ops).map(drop)));
-            } else {
-                group.push(command);
-            }
-        }
-        commit(&mut journal, group);
-        next = commands.blocking_recv();
+/// Takes what has gathered, has it written and synced where blocking is allowed, and answers.
+async fn write_loop(mut journal: Journal, mut commands: mpsc::Receiver<Command>) {
+    let mut gathered = Vec::new();
+    while commands.recv_many(&mut gathered, QUEUE).await > 0 {
+        let commands = std::mem::take(&mut gathered);
+        let work = move || {
+            write(&mut journal, commands);
+            journal
+        };
+        // A panic in there has dropped the callbacks, which tells Raft.
+        let Ok(back) = tailway_runtime::spawn_blocking(work).await else { return };
+        journal = back;
     }
     // Notes at the very end; losing them is allowed, keeping them spares a replay.
-    if let Err(error) = journal.sync() {
+    let last = tailway_runtime::spawn_blocking(move || journal.sync()).await;
+    if let Ok(Err(error)) = last {
         tracing::debug!(%error, "the last notes of the Raft log are not synced");
     }
+}
+
+fn write(journal: &mut Journal, commands: Vec<Command>) {
+    let mut group = Vec::new();
+    for command in commands {
+        if let Command::Rewrite { ops, done } = command {
+            commit(journal, std::mem::take(&mut group));
+            // The caller may have been cancelled; the journal is as asked either way.
+            drop(done.send(journal.rewrite(&ops).map(drop)));
+        } else {
+            group.push(command);
+        }
+    }
+    commit(journal, group);
 }
 
 /// One write, one sync (unless there are only notes), then the answers.

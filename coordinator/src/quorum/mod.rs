@@ -10,6 +10,7 @@ pub mod feed;
 pub mod log;
 mod network;
 pub mod node;
+pub mod runtime;
 pub mod snapshot;
 pub mod state_machine;
 
@@ -33,7 +34,7 @@ openraft::declare_raft_types!(
         Node = openraft::BasicNode,
         Entry = openraft::Entry<TypeConfig>,
         SnapshotData = Cursor<Vec<u8>>,
-        AsyncRuntime = openraft::TokioRuntime,
+        AsyncRuntime = runtime::RaftRuntime,
 );
 
 /// What one Raft entry carries: records that become visible together.

@@ -180,17 +180,15 @@ impl Node {
         status_of(self.id, &self.raft.metrics().borrow())
     }
 
-    /// Ends Raft and the log's thread.
+    /// Ends Raft and the log's task.
     pub async fn stop(self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "Raft ended badly");
         }
         let writer = self.writer;
         drop(self.raft);
-        // The thread ends when openraft's tasks have dropped their handles of the log.
-        if let Err(error) = tokio::task::spawn_blocking(move || writer.join()).await {
-            tracing::warn!(%error, "the Raft log's thread ended badly");
-        }
+        // It ends when openraft's tasks have dropped their handles of the log.
+        writer.join().await;
     }
 }
 
@@ -253,7 +251,7 @@ async fn open(
         }
         Ok((log, writer, recovery, machine))
     };
-    match tokio::task::spawn_blocking(open).await {
+    match tailway_runtime::spawn_blocking(open).await {
         Ok(opened) => opened,
         Err(error) => Err(NodeError::Raft(error.to_string())),
     }

@@ -132,7 +132,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<TypeConfig>>, StorageError> {
         let file = self.file.clone();
-        let loaded = tokio::task::spawn_blocking(move || file.load()).await;
+        let loaded = tailway_runtime::spawn_blocking(move || file.load()).await;
         let loaded = loaded.map_err(|e| StorageIOError::read_snapshot(None, AnyError::new(&e)))?;
         let loaded = loaded.map_err(|error| read_error(&error))?;
         Ok(loaded.map(|stored| Snapshot {
@@ -166,7 +166,7 @@ async fn save(
     bytes: Vec<u8>,
 ) -> Result<(), StorageError> {
     let file = file.clone();
-    let write = tokio::task::spawn_blocking(move || file.save(&meta, &bytes)).await;
+    let write = tailway_runtime::spawn_blocking(move || file.save(&meta, &bytes)).await;
     let written = write.map_err(|e| StorageIOError::write_snapshot(None, AnyError::new(&e)))?;
     written.map_err(|e| StorageIOError::write_snapshot(None, AnyError::new(&e)).into())
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use openraft::testing::{StoreBuilder, Suite};
-use tailway_storage::{Disk, FsDisk, MemDisk};
+use tailway_storage::{Disk, FsDisk, SimDisk};
 
 use super::feed::Feed;
 use super::log::{RaftLog, Writer};
@@ -24,7 +24,7 @@ fn build(disk: Arc<dyn Disk>, dir: &Path) -> (Writer, RaftLog, StateMachine) {
 
 impl StoreBuilder<TypeConfig, RaftLog, StateMachine, Writer> for InMemory {
     async fn build(&self) -> Result<(Writer, RaftLog, StateMachine), StorageError> {
-        let disk = Arc::new(MemDisk::new());
+        let disk = Arc::new(SimDisk::new());
         disk.create_dir_all(Path::new("/raft")).unwrap();
         Ok(build(disk, Path::new("/raft")))
     }

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -455,7 +454,7 @@ impl Client {
 
     /// A seed for the jitter of pauses: clients that fail together shall not return together.
     pub(crate) fn jitter_seed(&self) -> u64 {
-        RandomState::new().hash_one(self.inner.config.client_id.as_str())
+        tailway_runtime::seed()
     }
 
     // Retries.

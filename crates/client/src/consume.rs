@@ -296,10 +296,10 @@ impl Consumer {
                 bytes_min: self.options.bytes_min,
                 bytes_max: self.options.bytes_max,
             };
-            self.fetches.spawn(async move {
+            self.fetches.spawn(tailway_runtime::task(async move {
                 let result = client.fetch_on(leader, lane, &from, limits).await;
                 Answer { asked: from, result }
-            });
+            }));
         }
         Ok(retry_at)
     }

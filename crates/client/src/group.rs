@@ -244,7 +244,7 @@ impl GroupConsumer {
         let Some(mut membership) = self.membership.take() else {
             return Err(ClientError::Stopped("group consumer"));
         };
-        self.state = State::Joining(tokio::spawn(async move {
+        self.state = State::Joining(tailway_runtime::spawn(async move {
             let joined = membership.join().await;
             (membership, joined)
         }));
@@ -276,7 +276,7 @@ impl GroupConsumer {
             .collect();
         let (tell, pulse) = watch::channel(Pulse::Fine);
         let generation = joined.generation;
-        let task = tokio::spawn(beat(heartbeats, generation, tell));
+        let task = tailway_runtime::spawn(beat(heartbeats, generation, tell));
         self.state = State::Stable(Stable {
             joined,
             pulse,

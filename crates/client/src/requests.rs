@@ -187,7 +187,8 @@ impl Client {
         let mut asked = JoinSet::new();
         for (leader, specs) in by_leader {
             let client = self.clone();
-            asked.spawn(async move { client.list_offsets_of(leader, specs).await });
+            let asking = async move { client.list_offsets_of(leader, specs).await };
+            asked.spawn(tailway_runtime::task(asking));
         }
         let mut listed = Vec::new();
         let mut failed = None;

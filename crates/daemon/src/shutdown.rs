@@ -40,7 +40,7 @@ impl Signals {
 
     /// From now on one more signal ends the process at once, with exit code 1.
     pub fn exit_on_next(mut self) {
-        tokio::spawn(async move {
+        tailway_runtime::spawn(async move {
             let name = self.next().await;
             tracing::warn!(signal = name, "second signal: exiting without a clean stop");
             exit_now();

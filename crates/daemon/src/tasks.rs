@@ -164,8 +164,10 @@ impl Tasks {
     /// Returns the cause once something called `fail` or a task panicked.
     pub async fn failed(&self) -> String {
         let mut failed = self.shared.failed.subscribe();
-        match failed.wait_for(Option::is_some).await {
-            Ok(cause) => cause.clone().unwrap_or_default(),
+        // The lock of the value may not live across an await.
+        let cause = failed.wait_for(Option::is_some).await.map(|cause| cause.clone());
+        match cause {
+            Ok(cause) => cause.unwrap_or_default(),
             Err(_) => std::future::pending().await,
         }
     }
@@ -263,7 +265,7 @@ impl Group {
         // before the insertion below, because it needs the lock that is held here.
         let guard = Leave { group: Arc::clone(&self.inner), id };
         let future = task(stop);
-        let handle = tokio::spawn(async move {
+        let handle = tailway_runtime::spawn(async move {
             let guard = guard;
             future.await;
             drop(guard);

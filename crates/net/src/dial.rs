@@ -85,6 +85,10 @@ async fn attempt(
         Some(tls) => Some((tls, tls.expected_name(address).map_err(DialFailure::Config)?)),
         None => None,
     };
+    #[cfg(feature = "sim")]
+    if tailway_runtime::sim::current().is_some() {
+        return connect_simulated(address, timeout, deadline, tried).await;
+    }
     let tcp = connect(address, timeout, deadline, tried).await?;
     tcp.set_nodelay(true).map_err(DialFailure::Io)?;
     let Some((tls, name)) = name else { return Ok(Stream::Tcp(tcp)) };
@@ -128,6 +132,23 @@ async fn connect(
         };
     }
     Err(failure)
+}
+
+#[cfg(feature = "sim")]
+async fn connect_simulated(
+    address: &HostPort,
+    timeout: Duration,
+    deadline: Instant,
+    tried: &mut Vec<SocketAddr>,
+) -> Result<Stream, DialFailure> {
+    let socket_addr = crate::sim::resolve(address)
+        .map_err(|error| DialFailure::NameNotFound { detail: error.to_string() })?;
+    tried.push(socket_addr);
+    match timeout_at(deadline, crate::sim::connect(socket_addr)).await {
+        Ok(Ok(stream)) => Ok(Stream::Sim(Box::new(stream))),
+        Ok(Err(error)) => Err(connect_failure(error)),
+        Err(_) => Err(DialFailure::TimedOut { after: timeout }),
+    }
 }
 
 fn connect_failure(error: io::Error) -> DialFailure {

@@ -18,6 +18,8 @@ pub mod listen;
 pub mod peer;
 pub mod port_holder;
 pub mod rpc;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod stream;
 pub mod tls;
 

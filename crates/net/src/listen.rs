@@ -56,17 +56,31 @@ impl Default for Limits {
 /// A bound listener.
 #[derive(Debug)]
 pub struct Listener {
-    socket: TcpListener,
+    socket: Socket,
     address: SocketAddr,
     security: Security,
     limits: Limits,
     permits: Arc<Semaphore>,
 }
 
-/// A TCP connection that has not spoken yet.
+#[derive(Debug)]
+enum Socket {
+    Tcp(TcpListener),
+    #[cfg(feature = "sim")]
+    Sim(crate::sim::SimListener),
+}
+
+#[derive(Debug)]
+enum Connected {
+    Tcp(TcpStream),
+    #[cfg(feature = "sim")]
+    Sim(Box<crate::sim::SimStream>),
+}
+
+/// A connection that has not spoken yet.
 #[derive(Debug)]
 pub struct Incoming {
-    tcp: TcpStream,
+    connected: Connected,
     pub peer: SocketAddr,
     security: Security,
     handshake_timeout: Duration,
@@ -159,8 +173,7 @@ impl Listener {
         security: Security,
         limits: Limits,
     ) -> Result<Self, BindError> {
-        let resolved = resolve(address).await?;
-        let socket = bind_socket(resolved).map_err(|error| bind_error(address, &error))?;
+        let socket = Socket::bind(address).await?;
         let bound = socket.local_addr().map_err(|error| bind_error(address, &error))?;
         let permits = Arc::new(Semaphore::new(limits.connections_max));
         Ok(Self { socket, address: bound, security, limits, permits })
@@ -181,7 +194,7 @@ impl Listener {
 
     /// The next TCP connection. Safe to cancel.
     pub async fn accept(&self) -> Result<Incoming, AcceptError> {
-        let (tcp, peer) = match self.socket.accept().await {
+        let (connected, peer) = match self.socket.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 if is_scarce(&error) {
@@ -193,16 +206,68 @@ impl Listener {
         let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
             return Err(AcceptError::TooMany { peer, max: self.limits.connections_max });
         };
-        tcp.set_nodelay(true).map_err(AcceptError::Io)?;
+        connected.set_nodelay().map_err(AcceptError::Io)?;
         let handshake_timeout = self.limits.handshake_timeout;
-        Ok(Incoming { tcp, peer, security: self.security.clone(), handshake_timeout, permit })
+        Ok(Incoming { connected, peer, security: self.security.clone(), handshake_timeout, permit })
+    }
+}
+
+impl Socket {
+    async fn bind(address: &HostPort) -> Result<Self, BindError> {
+        #[cfg(feature = "sim")]
+        if tailway_runtime::sim::current().is_some() {
+            let bound = crate::sim::resolve(address).and_then(crate::sim::SimListener::bind);
+            return bound.map(Self::Sim).map_err(|error| bind_error(address, &error));
+        }
+        let resolved = resolve(address).await?;
+        bind_socket(resolved).map(Self::Tcp).map_err(|error| bind_error(address, &error))
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr(),
+            #[cfg(feature = "sim")]
+            Self::Sim(sim) => Ok(sim.local_addr()),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Connected, SocketAddr)> {
+        match self {
+            Self::Tcp(tcp) => tcp.accept().await.map(|(tcp, peer)| (Connected::Tcp(tcp), peer)),
+            #[cfg(feature = "sim")]
+            Self::Sim(sim) => {
+                let (stream, peer) = sim.accept().await;
+                Ok((Connected::Sim(Box::new(stream)), peer))
+            }
+        }
+    }
+}
+
+impl Connected {
+    fn set_nodelay(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(tcp) => tcp.set_nodelay(true),
+            #[cfg(feature = "sim")]
+            Self::Sim(_) => Ok(()),
+        }
     }
 }
 
 impl Incoming {
     /// Does the handshake, if the listener has one.
     pub async fn establish(self) -> Result<Accepted, HandshakeError> {
-        let Self { tcp, peer, security, handshake_timeout, permit } = self;
+        let Self { connected, peer, security, handshake_timeout, permit } = self;
+        let tcp = match connected {
+            Connected::Tcp(tcp) => tcp,
+            #[cfg(feature = "sim")]
+            Connected::Sim(stream) => {
+                let identity = match security {
+                    Security::Plaintext => None,
+                    Security::Tls(_) => stream.peer_identity(),
+                };
+                return Ok(Accepted { stream: Stream::Sim(stream), peer, identity, permit });
+            }
+        };
         let stream = match security {
             Security::Plaintext => Stream::Tcp(tcp),
             Security::Tls(tls) => match timeout(handshake_timeout, shake_hands(tcp, &tls)).await {

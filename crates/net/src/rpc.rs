@@ -131,7 +131,7 @@ impl RpcConnection {
             dead: watch::Sender::new(None),
         });
         let reader = FrameReader::new(reader, options.response_bytes_max);
-        tokio::spawn(serve(Arc::clone(&shared), reader, writer, queue));
+        tailway_runtime::spawn(serve(Arc::clone(&shared), reader, writer, queue));
         Self { shared, requests }
     }
 

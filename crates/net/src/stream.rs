@@ -22,19 +22,34 @@ pub enum Stream {
     TlsServer(Box<server::TlsStream<TcpStream>>),
     /// We are the client.
     TlsClient(Box<client::TlsStream<TcpStream>>),
+    /// Between hosts of a simulation.
+    #[cfg(feature = "sim")]
+    Sim(Box<crate::sim::SimStream>),
 }
 
 impl Stream {
     pub fn is_tls(&self) -> bool {
-        !matches!(self, Self::Tcp(_))
+        matches!(self, Self::TlsServer(_) | Self::TlsClient(_))
     }
 
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().peer_addr()
+        match self {
+            Self::Tcp(tcp) => tcp.peer_addr(),
+            Self::TlsServer(tls) => tls.get_ref().0.peer_addr(),
+            Self::TlsClient(tls) => tls.get_ref().0.peer_addr(),
+            #[cfg(feature = "sim")]
+            Self::Sim(sim) => Ok(sim.peer_addr()),
+        }
     }
 
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.tcp().local_addr()
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr(),
+            Self::TlsServer(tls) => tls.get_ref().0.local_addr(),
+            Self::TlsClient(tls) => tls.get_ref().0.local_addr(),
+            #[cfg(feature = "sim")]
+            Self::Sim(sim) => Ok(sim.local_addr()),
+        }
     }
 
     /// What the peer's verified certificate names; none on plaintext or without a certificate.
@@ -43,16 +58,10 @@ impl Stream {
             Self::Tcp(_) => None,
             Self::TlsServer(tls) => tls.get_ref().1.peer_certificates(),
             Self::TlsClient(tls) => tls.get_ref().1.peer_certificates(),
+            #[cfg(feature = "sim")]
+            Self::Sim(sim) => return sim.peer_identity(),
         };
         certificates.and_then(<[_]>::first).and_then(PeerIdentity::from_certificate)
-    }
-
-    fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Tcp(tcp) => tcp,
-            Self::TlsServer(tls) => tls.get_ref().0,
-            Self::TlsClient(tls) => tls.get_ref().0,
-        }
     }
 }
 
@@ -66,6 +75,8 @@ impl AsyncRead for Stream {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::TlsServer(s) => Pin::new(s).poll_read(cx, buf),
             Self::TlsClient(s) => Pin::new(s).poll_read(cx, buf),
+            #[cfg(feature = "sim")]
+            Self::Sim(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 }
@@ -80,6 +91,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::TlsServer(s) => Pin::new(s).poll_write(cx, buf),
             Self::TlsClient(s) => Pin::new(s).poll_write(cx, buf),
+            #[cfg(feature = "sim")]
+            Self::Sim(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
 
@@ -92,6 +105,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::TlsServer(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::TlsClient(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            #[cfg(feature = "sim")]
+            Self::Sim(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -100,6 +115,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(s) => s.is_write_vectored(),
             Self::TlsServer(s) => s.is_write_vectored(),
             Self::TlsClient(s) => s.is_write_vectored(),
+            #[cfg(feature = "sim")]
+            Self::Sim(s) => s.is_write_vectored(),
         }
     }
 
@@ -108,6 +125,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(s) => Pin::new(s).poll_flush(cx),
             Self::TlsServer(s) => Pin::new(s).poll_flush(cx),
             Self::TlsClient(s) => Pin::new(s).poll_flush(cx),
+            #[cfg(feature = "sim")]
+            Self::Sim(s) => Pin::new(s).poll_flush(cx),
         }
     }
 
@@ -116,6 +135,8 @@ impl AsyncWrite for Stream {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::TlsServer(s) => Pin::new(s).poll_shutdown(cx),
             Self::TlsClient(s) => Pin::new(s).poll_shutdown(cx),
+            #[cfg(feature = "sim")]
+            Self::Sim(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
 }

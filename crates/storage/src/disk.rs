@@ -8,7 +8,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::StorageError;
+use crate::{DirLock, StorageError};
 
 /// How to open a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +56,10 @@ pub trait Disk: Debug + Send + Sync {
 
     /// Bytes that an unprivileged process can still write to the file system of `path`.
     fn free_bytes(&self, path: &Path) -> Result<u64, StorageError>;
+
+    /// Locks a directory, which must exist, for one program at a time, or says who holds it. The lock goes when the value
+    /// is dropped and when the program ends, however it does.
+    fn lock_dir(&self, dir: &Path) -> Result<DirLock, StorageError>;
 }
 
 /// An open file.
@@ -80,6 +84,17 @@ pub trait DiskFile: Debug + Send + Sync {
 
     /// Makes contents and length durable (fdatasync). Not the directory entry: see `Disk::sync_dir`.
     fn sync_data(&self) -> Result<(), StorageError>;
+
+    /// Has what is clean read from the disk again, not from memory.
+    fn drop_cached(&self) -> Result<(), StorageError>;
+
+    /// For whoever takes over a file of an earlier process and will count what it reads as durable. A sync alone does not
+    /// make it so: after a failed sync Linux shows the bytes, calls them clean and has nothing to write, although the disk
+    /// never got them. So sync what is dirty, and read what the disk has.
+    fn settle(&self) -> Result<(), StorageError> {
+        self.sync_data()?;
+        self.drop_cached()
+    }
 
     /// Writes one slice at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> Result<(), StorageError> {

@@ -99,4 +99,8 @@ impl DiskFile for FencedFile {
     fn sync_data(&self) -> Result<(), StorageError> {
         self.fence.guard(self.path(), || self.file.sync_data())
     }
+
+    fn drop_cached(&self) -> Result<(), StorageError> {
+        self.file.drop_cached()
+    }
 }

@@ -9,7 +9,9 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::{DirEntry, Disk, DiskFile, OpenMode, StorageError};
+use rustix::fs::Advice;
+
+use crate::{DirEntry, DirLock, Disk, DiskFile, OpenMode, StorageError};
 
 /// Slices handed to one pwritev call at most (IOV_MAX is 1024).
 const SLICES_PER_WRITE_MAX: usize = 1024;
@@ -107,6 +109,10 @@ impl Disk for FsDisk {
             .map_err(|error| StorageError::io("statvfs", path, error.into()))?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
+
+    fn lock_dir(&self, dir: &Path) -> Result<DirLock, StorageError> {
+        DirLock::flock(dir)
+    }
 }
 
 /// The directory that holds `path`'s entry; a bare name lies in the current one.
@@ -163,6 +169,11 @@ impl DiskFile for FsFile {
         tailway_faults::check("storage.sync_data")
             .and_then(|()| self.file.sync_data())
             .map_err(|error| StorageError::io("fdatasync", &self.path, error))
+    }
+
+    fn drop_cached(&self) -> Result<(), StorageError> {
+        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)
+            .map_err(|error| StorageError::io("fadvise", &self.path, error.into()))
     }
 }
 

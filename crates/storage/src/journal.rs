@@ -142,6 +142,8 @@ impl Journal {
         }
         let fence = Fence::new();
         let file = FencedFile::new(disk.open(path, OpenMode::Write)?, fence.clone());
+        // What is read below counts as durable.
+        file.settle()?;
         let mut scanner = Scanner::new(&file, format.record_bytes_max, SCAN_CHUNK_BYTES)?;
         let header = scanner.header(&format)?;
         let file_len = scanner.file_len();
@@ -163,9 +165,8 @@ impl Journal {
                 });
             }
             file.set_len(end)?;
+            file.sync_data()?;
         }
-        // What was read may still be in the page cache only; from here on it counts as durable.
-        file.sync_data()?;
         disk.sync_dir(parent_of(path))?;
         let recovery = Recovery {
             created,

@@ -4,7 +4,7 @@ use std::io;
 
 use super::*;
 use crate::seed::Seed;
-use crate::{FaultyDisk, FsDisk, MemDisk, Operation};
+use crate::{FsDisk, Operation, SimDisk};
 
 const FORMAT: JournalFormat =
     JournalFormat { magic: *b"TWTESTJL", version: 2, identity: [5; 16], record_bytes_max: 4096 };
@@ -13,13 +13,13 @@ fn path() -> &'static Path {
     Path::new("/data/journal")
 }
 
-fn mem() -> MemDisk {
-    let disk = MemDisk::new();
+fn mem() -> SimDisk {
+    let disk = SimDisk::new();
     disk.create_dir_all(Path::new("/data")).unwrap();
     disk
 }
 
-fn open(disk: &MemDisk) -> Result<Opened, StorageError> {
+fn open(disk: &SimDisk) -> Result<Opened, StorageError> {
     Journal::open(Arc::new(disk.clone()), path(), FORMAT)
 }
 
@@ -33,14 +33,14 @@ fn record(n: u64, len: u64) -> Vec<u8> {
     bytes
 }
 
-fn file_bytes(disk: &MemDisk) -> Vec<u8> {
+fn file_bytes(disk: &SimDisk) -> Vec<u8> {
     let file = disk.open(path(), OpenMode::Read).unwrap();
     let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
     file.read_exact_at(&mut bytes, 0).unwrap();
     bytes
 }
 
-fn with_file(bytes: &[u8]) -> MemDisk {
+fn with_file(bytes: &[u8]) -> SimDisk {
     let disk = mem();
     disk.open(path(), OpenMode::CreateNew).unwrap().write_at(bytes, 0).unwrap();
     disk
@@ -207,7 +207,7 @@ fn a_file_of_another_kind_owner_or_version_is_refused_by_name() {
 #[test]
 fn a_failed_write_or_sync_fences_for_good() {
     for operation in [Operation::Write, Operation::SyncData] {
-        let disk = FaultyDisk::new(Arc::new(mem()));
+        let disk = mem();
         let mut journal = Journal::open(Arc::new(disk.clone()), path(), FORMAT).unwrap().journal;
         journal.append(b"durable").unwrap();
         journal.sync().unwrap();
@@ -227,7 +227,9 @@ fn a_failed_write_or_sync_fences_for_good() {
         assert_eq!(journal.fence().cause(), Some(first.to_string().as_str()));
         let opened = Journal::open(Arc::new(disk), path(), FORMAT).unwrap();
         assert_eq!(records(&opened)[0], &b"durable"[..]);
-        assert_eq!(opened.entries.len(), if operation == Operation::Write { 1 } else { 2 });
+        // Of a record whose sync failed the disk may have all or a part.
+        let whole = if operation == Operation::Write { 1..=1 } else { 1..=2 };
+        assert!(whole.contains(&opened.entries.len()), "{operation:?}");
     }
 }
 
@@ -254,14 +256,14 @@ fn every_crash_leaves_the_durable_records() {
     for seed in 0..12 {
         for cut in 0.. {
             let mem = mem();
-            let disk = FaultyDisk::new(Arc::new(mem.clone()));
+            let disk = mem.clone();
             disk.power_off_after(cut);
             let mut model = Model::default();
             let finished = model.run(&disk, seed).is_ok();
             for crash in 0..4 {
                 let context =
                     format!("seed {seed}, power cut after {cut} operations, crash {crash}");
-                let image = mem.crash(seed * 1000 + crash);
+                let image = mem.crash_image(seed * 1000 + crash);
                 match open(&image) {
                     Ok(opened) => model.check(&records(&opened), &context),
                     Err(error) => panic!("{context}: {error}"),
@@ -284,7 +286,7 @@ struct Model {
 }
 
 impl Model {
-    fn run(&mut self, disk: &FaultyDisk, seed: u64) -> Result<(), StorageError> {
+    fn run(&mut self, disk: &SimDisk, seed: u64) -> Result<(), StorageError> {
         let mut seed = Seed::new(seed);
         let mut journal = Journal::open(Arc::new(disk.clone()), path(), FORMAT)?.journal;
         let mut positions: Vec<u64> = Vec::new();
@@ -361,16 +363,41 @@ fn what_opening_returns_is_durable() {
     assert_eq!((opened.entries.len(), opened.recovery.torn_bytes), (2, 600));
     assert_eq!(opened.journal.synced_end(), opened.journal.end());
     for seed in 0..50 {
-        let again = open(&disk.crash(seed)).unwrap();
+        let again = open(&disk.crash_image(seed)).unwrap();
         assert_eq!((again.entries.len(), again.recovery.torn_bytes), (2, 0), "seed {seed}");
     }
+}
+
+/// A sync failed and the program was restarted. The page cache still shows the records that never reached the disk, and the
+/// next sync has nothing to write and succeeds: what opening returns must be what the disk has.
+#[test]
+fn a_restart_after_a_failed_sync_returns_what_the_disk_has() {
+    let mut found = std::collections::BTreeSet::new();
+    for seed in 0..50 {
+        let disk = SimDisk::with_seed(seed);
+        disk.create_dir_all(Path::new("/data")).unwrap();
+        let mut journal = open(&disk).unwrap().journal;
+        journal.append(b"durable").unwrap();
+        journal.sync().unwrap();
+        disk.fail(Operation::SyncData, 1, io::ErrorKind::Other);
+        journal.append(&record(1, 700)).unwrap();
+        journal.append(&record(2, 700)).unwrap();
+        journal.sync().unwrap_err();
+        let disk = disk.kill();
+        let restarted = open(&disk).unwrap();
+        assert_eq!(restarted.journal.synced_end(), restarted.journal.end());
+        let again = open(&disk.crash(seed)).unwrap();
+        assert_eq!(records(&again), records(&restarted), "seed {seed}");
+        found.insert(again.entries.len());
+    }
+    assert_eq!(found, [1, 2, 3].into(), "of the records in doubt none, one or both were there");
 }
 
 /// After any crash a replaced file is the old one or the new one, and once the call returned, the new one.
 #[test]
 fn a_replaced_file_is_old_or_new_after_every_crash() {
     let (old, new) = (vec![1; 3000], vec![2; 2000]);
-    let read = |disk: &MemDisk| {
+    let read = |disk: &SimDisk| {
         let file = disk.open(path(), OpenMode::Read).unwrap();
         let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
         file.read_exact_at(&mut bytes, 0).unwrap();
@@ -379,17 +406,17 @@ fn a_replaced_file_is_old_or_new_after_every_crash() {
     for cut in 0.. {
         let mem = mem();
         atomic_replace(&mem, path(), &old).unwrap();
-        let disk = FaultyDisk::new(Arc::new(mem.clone()));
+        let disk = mem.clone();
         disk.power_off_after(cut);
         let finished = atomic_replace(&disk, path(), &new).is_ok();
         for seed in 0..50 {
-            let image = mem.crash(seed);
+            let image = mem.crash_image(seed);
             let found = read(&image);
             let expected = found == new || (!finished && found == old);
             assert!(expected, "seed {seed}, cut after {cut}: {} bytes", found.len());
             // A left-over of the crash does not disturb the next replace.
             atomic_replace(&image, path(), b"next").unwrap();
-            assert_eq!(read(&image.crash(seed)), b"next");
+            assert_eq!(read(&image.crash_image(seed)), b"next");
         }
         if finished {
             assert!(cut >= 5, "create, cut, write, sync, rename, sync of the directory");
@@ -401,11 +428,11 @@ fn a_replaced_file_is_old_or_new_after_every_crash() {
 #[test]
 fn it_works_on_the_real_disk_and_the_directory_has_one_owner() {
     let dir = tempfile::tempdir().unwrap();
-    let lock = crate::DirLock::acquire(dir.path()).unwrap();
-    let said = crate::DirLock::acquire(dir.path()).unwrap_err().to_string();
+    let lock = FsDisk.lock_dir(dir.path()).unwrap();
+    let said = FsDisk.lock_dir(dir.path()).unwrap_err().to_string();
     assert!(said.contains(&format!("this process (pid {})", std::process::id())), "{said}");
     drop(lock);
-    drop(crate::DirLock::acquire(dir.path()).unwrap());
+    drop(FsDisk.lock_dir(dir.path()).unwrap());
     let path = dir.path().join("journal");
     let mut journal = Journal::open(FsDisk::shared(), &path, FORMAT).unwrap().journal;
     let many: Vec<Vec<u8>> = (0..1500).map(|n| record(n, n % 90)).collect();

@@ -1,7 +1,7 @@
 //! The one door to the disk.
 //!
 //! Everything durable in Tailway (partition log, Raft log, the agent's journal) goes through `Disk` and `DiskFile`, so
-//! that one simulated disk (`MemDisk`, `FaultyDisk`) can cut the power under all of it, and through `Journal` and
+//! that one simulated disk (`SimDisk`) can cut the power under all of it, and through `Journal` and
 //! `atomic_replace`, so that recovery is written once.
 //!
 //! Invariants:
@@ -12,22 +12,20 @@
 
 mod disk;
 mod error;
-mod faulty;
 mod fence;
 mod frame;
 mod fs;
 mod journal;
 mod lock;
-mod mem;
 mod replace;
 mod seed;
+mod sim;
 
 pub use disk::{DirEntry, Disk, DiskFile, OpenMode};
 pub use error::StorageError;
-pub use faulty::{FaultyDisk, Operation};
 pub use fence::{Fence, FencedFile};
 pub use fs::FsDisk;
 pub use journal::{Journal, JournalEntry, JournalFormat, Opened, Recovery, SyncTicket, Synced};
 pub use lock::DirLock;
-pub use mem::MemDisk;
 pub use replace::atomic_replace;
+pub use sim::{Act, DiskEvent, Operation, Outcome, SimDisk, SimFault, SimFaults};

@@ -1,7 +1,7 @@
 //! One process per data directory.
 //!
-//! The lock is flock(2) on `.lock` in the directory: it goes with the process however it dies, and the file left behind
-//! means nothing. The pid inside is only there to name the holder.
+//! On the real file system the lock is flock(2) on `.lock` in the directory: it goes with the process however it dies, and
+//! the file left behind means nothing. The pid inside is only there to name the holder.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,18 +9,29 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::StorageError;
+use crate::sim::SimLock;
 
-/// Held as long as this value lives.
+/// The file that is locked, in the directory.
+pub(crate) const LOCK_FILE: &str = ".lock";
+
+/// Held as long as this value lives: see `Disk::lock_dir`.
 #[derive(Debug)]
 pub struct DirLock {
     path: PathBuf,
-    _file: File,
+    _held: Held,
+}
+
+/// What ends the lock when it is dropped.
+#[derive(Debug)]
+enum Held {
+    Flock { _file: File },
+    Simulated { _lock: SimLock },
 }
 
 impl DirLock {
-    /// Locks `dir` (which must exist) or says who holds it.
-    pub fn acquire(dir: &Path) -> Result<DirLock, StorageError> {
-        let path = dir.join(".lock");
+    /// Locks a directory of the real file system.
+    pub(crate) fn flock(dir: &Path) -> Result<DirLock, StorageError> {
+        let path = dir.join(LOCK_FILE);
         let failed = |operation| {
             let path = path.clone();
             move |error| StorageError::io(operation, &path, error)
@@ -46,7 +57,11 @@ impl DirLock {
         file.set_len(0).map_err(failed("write"))?;
         file.seek(SeekFrom::Start(0)).map_err(failed("write"))?;
         writeln!(file, "{}", std::process::id()).map_err(failed("write"))?;
-        Ok(DirLock { path, _file: file })
+        Ok(DirLock { path, _held: Held::Flock { _file: file } })
+    }
+
+    pub(crate) fn simulated(path: &Path, lock: SimLock) -> DirLock {
+        DirLock { path: path.to_path_buf(), _held: Held::Simulated { _lock: lock } }
     }
 
     /// The lock file.

@@ -1,4 +1,4 @@
-//! The random numbers of the simulated disk: splitmix64, so that a seed alone replays a crash.
+//! The random numbers of the simulated disk: splitmix64, so that a seed alone replays a run.
 
 #[derive(Debug, Clone)]
 pub(crate) struct Seed(u64);
@@ -23,5 +23,11 @@ impl Seed {
     /// A number below `bound` (which is not 0).
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+
+    /// One of `items` (which are not none).
+    pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> Option<&'a T> {
+        let index = self.next() % (items.len() as u64).max(1);
+        items.get(usize::try_from(index).unwrap_or(0))
     }
 }

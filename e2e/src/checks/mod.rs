@@ -7,6 +7,7 @@ pub mod failing_disk;
 pub mod filebeat;
 pub mod footprint;
 pub mod groups;
+pub mod histories;
 pub mod hostile;
 pub mod kafka_tools;
 pub mod kcat;
@@ -37,6 +38,7 @@ pub fn clients() -> Vec<Check> {
         cli::CHECKS,
         pipeline::CHECKS,
         readme::CHECKS,
+        histories::CHECKS,
     ]
     .concat()
 }

@@ -197,7 +197,7 @@ impl Producer {
             }
             let (items, queue) = mpsc::channel(QUEUE);
             let worker = Worker::new(self.client.clone(), partition.clone(), self.options.clone());
-            tokio::spawn(worker.run(queue));
+            tailway_runtime::spawn(worker.run(queue));
             workers.insert(partition.clone(), items.clone());
             items
         });

@@ -108,7 +108,7 @@ impl PartitionSender {
             started: Instant::now(),
         };
         let stop = Arc::clone(&room);
-        tokio::spawn(async move {
+        tailway_runtime::spawn(async move {
             driver.run(pushed, ended).await;
             stop.close();
         });
@@ -229,7 +229,7 @@ impl Driver {
                     request_timeout: self.request_timeout,
                     done: self.done.clone(),
                 };
-                self.rounds.spawn(round.run(queue));
+                self.rounds.spawn(tailway_runtime::task(round.run(queue)));
             }
             Action::Send { attempt, bytes } => {
                 let Some(round) = &self.round else { return Err(()) };
@@ -322,7 +322,8 @@ impl Round {
         };
         match begun {
             Ok(pending) => {
-                answers.spawn(async move { (attempt, outcome(pending.response().await)) });
+                let answer = async move { (attempt, outcome(pending.response().await)) };
+                answers.spawn(tailway_runtime::task(answer));
                 None
             }
             Err(error) => {

@@ -1,8 +1,11 @@
 //! What a power cut may leave, and what it may not touch.
 
 use std::collections::BTreeSet;
+use std::io::IoSlice;
 
+use super::images::index;
 use super::*;
+use crate::{Disk, OpenMode, StorageError};
 
 fn path(text: &str) -> &Path {
     Path::new(text)
@@ -16,13 +19,13 @@ fn read(disk: &dyn Disk, name: &str) -> Option<Vec<u8>> {
 }
 
 /// The distinct images of one file over many seeds.
-fn outcomes(disk: &MemDisk, name: &str) -> BTreeSet<Option<Vec<u8>>> {
-    (0..200).map(|seed| read(&disk.crash(seed), name)).collect()
+fn outcomes(disk: &SimDisk, name: &str) -> BTreeSet<Option<Vec<u8>>> {
+    (0..200).map(|seed| read(&disk.crash_image(seed), name)).collect()
 }
 
 #[test]
 fn synced_bytes_under_a_synced_name_survive_every_crash() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let file = disk.open(path("/f"), OpenMode::CreateNew).unwrap();
     file.write_at(&[7; 1000], 0).unwrap();
     file.sync_data().unwrap();
@@ -32,7 +35,7 @@ fn synced_bytes_under_a_synced_name_survive_every_crash() {
 
 #[test]
 fn each_unsynced_sector_survives_or_not() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let file = disk.open(path("/f"), OpenMode::CreateNew).unwrap();
     file.write_at(&[1; 1024], 0).unwrap();
     file.sync_data().unwrap();
@@ -45,7 +48,7 @@ fn each_unsynced_sector_survives_or_not() {
 
 #[test]
 fn an_unsynced_length_survives_wholly_partly_or_not_and_may_be_zeros() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     let file = disk.open(path("/f"), OpenMode::CreateNew).unwrap();
     file.write_at(&[1; 100], 0).unwrap();
     file.sync_data().unwrap();
@@ -67,7 +70,7 @@ fn an_unsynced_length_survives_wholly_partly_or_not_and_may_be_zeros() {
 
 #[test]
 fn a_name_is_durable_only_after_its_directory_is_synced() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     disk.create_dir_all(path("/d")).unwrap();
     let file = disk.open(path("/d/a"), OpenMode::CreateNew).unwrap();
     file.write_at(b"x", 0).unwrap();
@@ -82,7 +85,7 @@ fn a_name_is_durable_only_after_its_directory_is_synced() {
     assert_eq!(there("/d/a"), BTreeSet::from([true]));
     disk.rename(path("/d/a"), path("/d/b")).unwrap();
     for seed in 0..50 {
-        let image = disk.crash(seed);
+        let image = disk.crash_image(seed);
         let names: Vec<String> =
             image.list(path("/d")).unwrap().into_iter().map(|entry| entry.name).collect();
         assert!(names == ["a"] || names == ["b"], "seed {seed}: {names:?}");
@@ -96,7 +99,7 @@ fn a_name_is_durable_only_after_its_directory_is_synced() {
 
 #[test]
 fn a_directory_moves_with_what_is_in_it() {
-    let disk = MemDisk::new();
+    let disk = SimDisk::new();
     disk.create_dir_all(path("/topics/t-0")).unwrap();
     let file = disk.open(path("/topics/t-0/log"), OpenMode::CreateNew).unwrap();
     file.write_at(b"x", 0).unwrap();
@@ -105,7 +108,7 @@ fn a_directory_moves_with_what_is_in_it() {
     disk.rename(path("/topics/t-0"), path("/topics/t-0-delete")).unwrap();
     assert_eq!(read(&disk, "/topics/t-0-delete/log"), Some(b"x".to_vec()));
     for seed in 0..50 {
-        let image = disk.crash(seed);
+        let image = disk.crash_image(seed);
         let old = read(&image, "/topics/t-0/log").is_some();
         let new = read(&image, "/topics/t-0-delete/log").is_some();
         assert!(old != new, "seed {seed}");
@@ -116,7 +119,7 @@ fn a_directory_moves_with_what_is_in_it() {
 
 #[test]
 fn misuse_and_a_full_disk_are_errors() {
-    let disk = MemDisk::with_capacity(1000);
+    let disk = SimDisk::with_capacity(1000);
     assert!(disk.open(path("/no/f"), OpenMode::Create).unwrap_err().is_not_found());
     assert!(disk.open(path("/f"), OpenMode::Write).unwrap_err().is_not_found());
     let file = disk.open(path("/f"), OpenMode::Create).unwrap();
@@ -128,7 +131,7 @@ fn misuse_and_a_full_disk_are_errors() {
     let reader = disk.open(path("/f"), OpenMode::Read).unwrap();
     assert!(reader.write_at(b"x", 0).is_err());
     let mut buf = [0; 10];
-    assert_eq!(reader.read_at(&mut buf, 895).unwrap(), 5);
+    assert_eq!(reader.read_at(&mut buf, 995).unwrap(), 5, "what there was room for is written");
     assert_eq!(reader.read_at(&mut buf, 2000).unwrap(), 0);
 }
 
@@ -182,7 +185,102 @@ fn memory_behaves_as_the_file_system_does() {
         say("sync missing", disk.sync_dir(&at("a/b")).map(|()| String::new()));
         said
     };
-    let mem = MemDisk::new();
+    let mem = SimDisk::new();
     mem.create_dir_all(path("/root")).unwrap();
     assert_eq!(run(&mem, path("/root")), run(&crate::FsDisk, dir.path()));
+}
+
+/// A node moves as a whole: it never has two names, and is not lost if its name was durable.
+#[test]
+fn renames_are_whole_or_not_at_all() {
+    let disk = SimDisk::new();
+    for dir in ["/d", "/e"] {
+        disk.create_dir_all(path(dir)).unwrap();
+    }
+    let file = disk.open(path("/d/a"), OpenMode::CreateNew).unwrap();
+    file.write_at(b"x", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(path("/d")).unwrap();
+    let mut seen = BTreeSet::new();
+    let names = ["/d/a", "/d/b", "/d/c", "/e/c"];
+    for (from, to) in [("/d/a", "/d/b"), ("/d/b", "/d/c"), ("/d/c", "/e/c")] {
+        disk.rename(path(from), path(to)).unwrap();
+        for seed in 0..100 {
+            let there = disk.crash_image(seed).live_paths();
+            assert_eq!(there.len(), 1, "seed {seed}: {there:?}");
+            seen.extend(there);
+        }
+    }
+    assert_eq!(seen, names.map(PathBuf::from).into());
+    // Neither directory is ahead of a rename between them.
+    disk.sync_dir(path("/d")).unwrap();
+    assert_eq!(disk.durable_paths(), [PathBuf::from("/e/c")]);
+}
+
+/// Syncing the directory anew after it was removed and made again must not let the old removal take the new one.
+#[test]
+fn a_directory_made_again_is_durable() {
+    let disk = SimDisk::new();
+    disk.create_dir_all(path("/d/t")).unwrap();
+    disk.remove_dir(path("/d/t")).unwrap();
+    disk.create_dir_all(path("/d/t")).unwrap();
+    let file = disk.open(path("/d/t/f"), OpenMode::CreateNew).unwrap();
+    file.write_at(b"x", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(path("/d/t")).unwrap();
+    assert_eq!(outcomes(&disk, "/d/t/f"), BTreeSet::from([Some(b"x".to_vec())]));
+    let error = disk.rename(path("/d"), path("/d/t/d")).unwrap_err();
+    assert!(error.to_string().contains("rename /d"), "{error}");
+}
+
+/// Of one sector written several times any version may be left, and each with what was in it before.
+#[test]
+fn a_sector_keeps_one_of_its_versions() {
+    let disk = SimDisk::new();
+    let file = disk.open(path("/f"), OpenMode::CreateNew).unwrap();
+    file.write_at(b"....", 0).unwrap();
+    file.sync_data().unwrap();
+    disk.sync_dir(path("/")).unwrap();
+    for (at, byte) in [(0, b"a"), (1, b"b"), (2, b"c")] {
+        file.write_at(byte, at).unwrap();
+    }
+    let expected = ["....", "a...", "ab..", "abc."].map(|text| Some(text.as_bytes().to_vec()));
+    assert_eq!(outcomes(&disk, "/f"), BTreeSet::from(expected));
+}
+
+fn survivors(disk: &SimDisk) -> BTreeSet<Vec<PathBuf>> {
+    (0..200).map(|seed| disk.crash_image(seed).live_paths()).collect()
+}
+
+/// A directory's changes survive as a prefix or as a subset.
+#[test]
+fn a_later_name_may_survive_an_earlier_one() {
+    let disk = SimDisk::new();
+    for name in ["/a", "/b", "/c"] {
+        disk.open(path(name), OpenMode::CreateNew).unwrap();
+    }
+    let names = ["/a", "/b", "/c"].map(PathBuf::from);
+    let subsets = (0..8_usize).map(|set| {
+        let kept = names.iter().enumerate().filter(|(n, _)| set & (1 << n) != 0);
+        kept.map(|(_, name)| name.clone()).collect()
+    });
+    assert_eq!(survivors(&disk), subsets.collect());
+}
+
+/// While something moves between directories, what survives is a prefix over all of them.
+#[test]
+fn a_rename_between_directories_keeps_the_order() {
+    let disk = SimDisk::new();
+    for dir in ["/d", "/e"] {
+        disk.create_dir_all(path(dir)).unwrap();
+    }
+    let create = |name: &str| drop(disk.open(path(name), OpenMode::CreateNew).unwrap());
+    create("/d/a");
+    create("/e/b");
+    disk.rename(path("/d/a"), path("/e/a")).unwrap();
+    create("/d/c");
+    let prefixes: [&[&str]; 5] =
+        [&[], &["/d/a"], &["/d/a", "/e/b"], &["/e/a", "/e/b"], &["/d/c", "/e/a", "/e/b"]];
+    let prefixes = prefixes.map(|names| names.iter().map(PathBuf::from).collect());
+    assert_eq!(survivors(&disk), BTreeSet::from(prefixes));
 }

@@ -1,0 +1,71 @@
+//! A member of the one consumer group: reads what it is assigned, commits now and then what it has read.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand::Rng;
+use tailway_client::{GroupConsumer, GroupOptions, StartAt, TopicPartition};
+use tailway_history::{Act, Outcome};
+use tailway_runtime::sim::HostRng;
+use tokio::time::sleep;
+
+use super::{Shared, spelled, told};
+
+pub(crate) const GROUP: &str = "readers";
+const POLL: Duration = Duration::from_secs(1);
+const COMMIT_ONE_IN: u32 = 10;
+
+pub(super) async fn run(shared: Shared, name: String) {
+    let mut rng = HostRng;
+    let mut options = GroupOptions::new(GROUP, vec![shared.topic.clone()]);
+    options.session_timeout = Duration::from_secs(10);
+    options.rebalance_timeout = Duration::from_secs(15);
+    options.auto_commit = None;
+    options.start = StartAt::Earliest;
+    options.consumer.out_of_range = None;
+    let mut member = GroupConsumer::new(shared.client(&name), options);
+    // The next offset of each partition that was read since it was assigned.
+    let mut read: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+    let mut assigned: Vec<TopicPartition> = Vec::new();
+    loop {
+        let polled = match member.poll(POLL).await {
+            Ok(polled) => polled,
+            Err(error) if error.is_retriable() => {
+                sleep(POLL).await;
+                Vec::new()
+            }
+            Err(error) => {
+                shared.history.violation(format!("{name} cannot go on in its group: {error}"));
+                return;
+            }
+        };
+        let now = member.assignment();
+        if now != assigned || !member.is_stable() {
+            read.clear();
+            assigned = if member.is_stable() { now } else { Vec::new() };
+            for partition in &assigned {
+                let group = Some(GROUP.to_owned());
+                let act = Act::Assign { tp: spelled(partition), off: None, group, drain: false };
+                shared.history.add(&name, shared.history.now(), Outcome::Ok, act);
+            }
+        }
+        for consumed in &polled {
+            if let Some(last) = consumed.records.last() {
+                read.insert(consumed.partition.clone(), last.offset + 1);
+            }
+        }
+        shared.polled(&name, &polled);
+        if !read.is_empty() && member.is_stable() && rng.gen_ratio(1, COMMIT_ONE_IN) {
+            let t0 = shared.history.now();
+            let outcome = match member.commit().await {
+                Ok(()) => Outcome::Ok,
+                Err(_) => Outcome::Info,
+            };
+            for (partition, next) in &read {
+                let (tp, group) = (spelled(partition), GROUP.to_owned());
+                let act = Act::Commit { tp, off: told(*next).unwrap_or_default(), group };
+                shared.history.add(&name, t0, outcome, act);
+            }
+        }
+    }
+}

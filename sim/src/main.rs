@@ -1,0 +1,194 @@
+//! The simulator: whole daemons and clients on simulated machines, one seed after the other.
+//!
+//! `tailway-sim --seeds 150` runs 150 seeds and exits 1 if one breaks a promise, with the command that replays it.
+//! `--seed S` runs one and prints its trace. The daemons are the production's own, with simulated disks, network, clocks
+//! and scheduling under them; what is checked, and what the faults are, is in `run`, `oracle` and `plan`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
+
+mod clients;
+mod history;
+mod machines;
+mod nemesis;
+mod oracle;
+mod plan;
+mod run;
+mod tls;
+
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Result;
+use clap::Parser;
+
+use run::Verdict;
+use tls::TlsFiles;
+
+/// One seed in this many is run twice and must do the same.
+const TWICE_ONE_IN: u64 = 20;
+/// Violations shown of a seed.
+const SHOWN: usize = 5;
+
+#[derive(Parser)]
+#[command(name = "tailway-sim", about = "Runs whole daemons on simulated machines, seed by seed", after_help = EXAMPLES)]
+struct Args {
+    /// How many seeds.
+    #[arg(long, default_value_t = 150)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// Run this one only, and print its trace.
+    #[arg(long, conflicts_with_all = ["seeds", "from"])]
+    seed: Option<u64>,
+    /// With --seed: run it twice and compare instead of printing the trace.
+    #[arg(long, requires = "seed")]
+    twice: bool,
+    /// Plant this bug, and stop at the first seed that finds it (exit 0 found, 1 not).
+    #[arg(long, value_name = "NAME")]
+    plant: Option<String>,
+    /// Print each seed's event hash.
+    #[arg(long)]
+    hashes: bool,
+}
+
+const EXAMPLES: &str = "Examples:\n  tailway-sim --seeds 150\n  tailway-sim --seed 42 | less\n  \
+                        tailway-sim --seeds 1000 --plant broker.ack_before_sync";
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match work(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("tailway-sim: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn work(args: &Args) -> Result<bool> {
+    let tls = Arc::new(TlsFiles::make()?);
+    if let Some(seed) = args.seed {
+        let verdict = run::run(seed, &tls);
+        if args.twice {
+            let second = run::run(seed, &tls);
+            if second.hash != verdict.hash {
+                println!("{}", difference(&verdict, &second));
+                return Ok(false);
+            }
+        } else {
+            for line in &verdict.trace {
+                println!("{line}");
+            }
+        }
+        report(seed, &verdict);
+        return Ok(verdict.violations.is_empty());
+    }
+    Ok(campaign(args, &tls))
+}
+
+/// What many seeds came to.
+#[derive(Default)]
+struct Tally {
+    done: u64,
+    twice: u64,
+    failed: Vec<u64>,
+    events: u64,
+    acknowledged: u64,
+    simulated_s: u64,
+}
+
+fn campaign(args: &Args, tls: &Arc<TlsFiles>) -> bool {
+    let next = AtomicU64::new(args.from);
+    let end = args.from + args.seeds;
+    let tally = Mutex::new(Tally::default());
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= end {
+                        return;
+                    }
+                    one(seed, args, tls, &tally);
+                }
+            });
+        }
+    });
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!(
+        "{} seeds from {}: {} events, {} records acknowledged, {} simulated seconds, {} seeds run twice, {} failed",
+        tally.done,
+        args.from,
+        tally.events,
+        tally.acknowledged,
+        tally.simulated_s,
+        tally.twice,
+        tally.failed.len()
+    );
+    tally.failed.is_empty()
+}
+
+fn one(seed: u64, args: &Args, tls: &Arc<TlsFiles>, tally: &Mutex<Tally>) {
+    let mut verdict = run::run(seed, tls);
+    let again = seed % TWICE_ONE_IN == 0;
+    if again {
+        let second = run::run(seed, tls);
+        if second.hash != verdict.hash {
+            verdict.violations.push(difference(&verdict, &second));
+        }
+    }
+    if args.hashes {
+        println!("seed {seed} hash {:016x} events {}", verdict.hash, verdict.events);
+    }
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+    tally.done += 1;
+    tally.twice += u64::from(again);
+    tally.events += verdict.events;
+    tally.acknowledged += verdict.acknowledged as u64;
+    tally.simulated_s += verdict.simulated.as_secs();
+    if !verdict.violations.is_empty() {
+        tally.failed.push(seed);
+        report(seed, &verdict);
+    }
+}
+
+/// Where two runs of one seed part.
+fn difference(first: &Verdict, second: &Verdict) -> String {
+    let lines = first.trace.iter().zip(&second.trace);
+    let at = lines.take_while(|(one, other)| one == other).count();
+    let around = |verdict: &Verdict| {
+        let from = at.saturating_sub(3);
+        let lines = verdict.trace.iter().skip(from).take(6);
+        lines.map(|line| format!("\n      {line}")).collect::<String>()
+    };
+    format!(
+        "the seed is not deterministic: event hash {:016x}, then {:016x}; they part at line {at}:{}\n    and{}",
+        first.hash,
+        second.hash,
+        around(first),
+        around(second)
+    )
+}
+
+fn report(seed: u64, verdict: &Verdict) {
+    println!(
+        "seed {seed}: {} events, hash {:016x}, {} acknowledged, {:?} simulated: {}",
+        verdict.events,
+        verdict.hash,
+        verdict.acknowledged,
+        verdict.simulated,
+        if verdict.violations.is_empty() { "good" } else { "FAILED" }
+    );
+    for violation in verdict.violations.iter().take(SHOWN) {
+        println!("  {violation}");
+    }
+    if verdict.violations.len() > SHOWN {
+        println!("  and {} more", verdict.violations.len() - SHOWN);
+    }
+    if !verdict.violations.is_empty() {
+        println!("  replay: cargo x sim --seed {seed}");
+    }
+}

@@ -1,0 +1,127 @@
+//! What a seed means: how many machines and clients, which kinds of faults, and when each strikes.
+//!
+//! Each seed switches about half of the kinds off (swarm testing: a run with everything on hides what only shows when some
+//! things stay whole), so that runs differ in kind and not only in time.
+
+use std::time::Duration;
+
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Fault {
+    /// `kill -9`.
+    KillBroker,
+    KillCoordinator,
+    KillClient,
+    /// The plug, at any moment.
+    CutPowerOfBroker,
+    CutPowerOfCoordinator,
+    /// The plug, during the n-th operation on the disk from now.
+    CutPowerInMidOperation,
+    /// A clean stop and a start.
+    StopBroker,
+    StopCoordinator,
+    /// Silence in one direction or both.
+    CutLink,
+    ResetConnections,
+    SlowLink,
+    SlowDisk,
+    /// A call to the disk fails once; a failed sync forgets what it should have written. The broker is restarted later.
+    DiskErrorOfBroker,
+    DiskErrorOfCoordinator,
+    DiskFull,
+    /// What is only in the page cache and clean is read from the platter again.
+    DropCaches,
+    ClockJump,
+}
+
+/// All kinds.
+const FAULTS: [Fault; 17] = [
+    Fault::KillBroker,
+    Fault::KillCoordinator,
+    Fault::KillClient,
+    Fault::CutPowerOfBroker,
+    Fault::CutPowerOfCoordinator,
+    Fault::CutPowerInMidOperation,
+    Fault::StopBroker,
+    Fault::StopCoordinator,
+    Fault::CutLink,
+    Fault::ResetConnections,
+    Fault::SlowLink,
+    Fault::SlowDisk,
+    Fault::DiskErrorOfBroker,
+    Fault::DiskErrorOfCoordinator,
+    Fault::DiskFull,
+    Fault::DropCaches,
+    Fault::ClockJump,
+];
+
+/// A run, as far as it is decided before it begins.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) brokers: u8,
+    pub(crate) partitions: i32,
+    pub(crate) producers: u32,
+    pub(crate) readers: u32,
+    pub(crate) members: u32,
+    pub(crate) segment_bytes: u32,
+    pub(crate) index_interval_bytes: u32,
+    pub(crate) log_append_time: bool,
+    pub(crate) drift_ppm: i32,
+    /// When what strikes, in order.
+    pub(crate) strikes: Vec<(Duration, Fault)>,
+    /// How long faults go on.
+    pub(crate) safety: Duration,
+}
+
+impl Plan {
+    pub(crate) fn of(seed: u64) -> Plan {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let safety = Duration::from_secs(rng.gen_range(15..40));
+        let kinds: Vec<Fault> = FAULTS.into_iter().filter(|_| rng.gen_bool(0.4)).collect();
+        let mut strikes: Vec<(Duration, Fault)> = Vec::new();
+        let mean_gap_ms = rng.gen_range(800..6_000);
+        let mut at = Duration::from_millis(rng.gen_range(500..3_000));
+        while at < safety && !kinds.is_empty() {
+            strikes.extend(kinds.choose(&mut rng).map(|fault| (at, *fault)));
+            at += Duration::from_millis(rng.gen_range(0..2 * mean_gap_ms));
+        }
+        Plan {
+            seed,
+            brokers: if rng.gen_bool(0.7) { 1 } else { 2 },
+            partitions: rng.gen_range(1..=4),
+            producers: rng.gen_range(1..=3),
+            readers: rng.gen_range(1..=2),
+            members: rng.gen_range(0..=3),
+            segment_bytes: *[2_048, 8_192, 32_768, 1 << 20].choose(&mut rng).unwrap_or(&8_192),
+            index_interval_bytes: rng.gen_range(0..2_000),
+            log_append_time: rng.gen_bool(0.2),
+            drift_ppm: *[0, 0, 200, -200, 20_000, -20_000].choose(&mut rng).unwrap_or(&0),
+            strikes,
+            safety,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn a_seed_is_a_plan_and_all_kinds_come_in_some() {
+        let strikes = |seed| format!("{:?}", Plan::of(seed));
+        assert_eq!(strikes(7), strikes(7));
+        let kinds: BTreeSet<Fault> = (0..100)
+            .flat_map(|seed| Plan::of(seed).strikes.into_iter().map(|(_, fault)| fault))
+            .collect();
+        assert_eq!(kinds.len(), FAULTS.len());
+        let quiet = (0..100).filter(|seed| Plan::of(*seed).strikes.is_empty()).count();
+        assert!(quiet < 10, "{quiet} of 100 seeds are without any fault");
+    }
+}

@@ -1,0 +1,263 @@
+//! One seed from begin to verdict: a phase of faults, then healing, then convergence within [`HEALED_WITHIN`], a final
+//! drain, clean stops, and the checker over everything that clients saw.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use tailway_client::Admin;
+use tailway_client::admin::NewTopic;
+use tailway_history::Checker;
+use tailway_runtime::sim::{self, HostId, note};
+use tailway_storage::SimDisk;
+use tailway_wire::error_code::ErrorCode;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::clients::{ClientProcess, Job, Shared, drain, probe};
+use crate::history::History;
+use crate::machines::{Machine, Role, address_of, broker_address};
+use crate::nemesis::Nemesis;
+use crate::plan::Plan;
+use crate::tls::TlsFiles;
+
+/// After the last fault is gone, everything works again within this simulated time.
+const HEALED_WITHIN: Duration = Duration::from_secs(30);
+/// For the final drain and for answers that are due.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often supervisors and the nemesis look.
+const TICK: Duration = Duration::from_millis(100);
+const TOPIC: &str = "orders";
+/// The host of the one who creates the topic, probes and drains: no fault reaches it.
+const OPERATOR: HostId = HostId(99);
+
+/// What came of a seed.
+#[derive(Clone, Debug)]
+pub(crate) struct Verdict {
+    /// What must not be; empty is good.
+    pub(crate) violations: Vec<String>,
+    /// Of everything that happened.
+    pub(crate) hash: u64,
+    pub(crate) events: u64,
+    pub(crate) acknowledged: usize,
+    pub(crate) simulated: Duration,
+    /// The last events as text.
+    pub(crate) trace: Vec<String>,
+}
+
+/// Runs a seed.
+pub(crate) fn run(seed: u64, tls: &Arc<TlsFiles>) -> Verdict {
+    let (plan, tls) = (Plan::of(seed), Arc::clone(tls));
+    tailway_net::sim::clear();
+    let verdict = sim::run(seed, async move {
+        let begun = Instant::now();
+        let mut verdict = Scenario::new(plan, &tls).run().await;
+        (verdict.hash, verdict.events) = sim::trace_hash();
+        verdict.trace = sim::trace_lines();
+        verdict.simulated = begun.elapsed();
+        verdict
+    });
+    tailway_net::sim::clear();
+    verdict
+}
+
+struct Scenario {
+    plan: Plan,
+    machines: Vec<Machine>,
+    clients: Vec<ClientProcess>,
+    shared: Shared,
+    rng: ChaCha8Rng,
+}
+
+impl Scenario {
+    fn new(plan: Plan, tls: &Arc<TlsFiles>) -> Scenario {
+        note(|| format!("{plan:?}"));
+        let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x5eed);
+        sim::add_host(OPERATOR);
+        tailway_net::sim::add_host(OPERATOR, address_of(OPERATOR), None);
+        let roles = [Role::Coordinator].into_iter().chain((0..plan.brokers).map(Role::Broker));
+        let machines: Vec<Machine> = roles
+            .map(|role| {
+                let drift =
+                    if plan.drift_ppm == 0 { 0 } else { rng.gen_range(-1..=1) * plan.drift_ppm };
+                Machine::new(role, rng.r#gen(), drift, tls)
+            })
+            .collect();
+        let disks: Arc<[SimDisk]> =
+            machines.iter().skip(1).map(|machine| machine.disk().clone()).collect();
+        let shared = Shared {
+            history: History::new(),
+            brokers: (0..plan.brokers).map(broker_address).collect(),
+            topic: TOPIC.to_owned(),
+            partitions: plan.partitions,
+            quiet: Arc::new(AtomicBool::new(false)),
+            disks,
+        };
+        let jobs =
+            [(Job::Produce, plan.producers), (Job::Read, plan.readers), (Job::Join, plan.members)];
+        let jobs = jobs.into_iter().flat_map(|(job, count)| (0..count).map(move |_| job));
+        let clients = jobs
+            .zip(1..)
+            .map(|(job, number)| ClientProcess::new(number, job, shared.clone()))
+            .collect();
+        Scenario { plan, machines, clients, shared, rng }
+    }
+
+    async fn run(mut self) -> Verdict {
+        if let Err(cause) = self.phases().await {
+            self.shared.history.violation(cause);
+        }
+        let acknowledged = self.shared.history.acknowledged();
+        let (events, mut violations) = self.shared.history.take();
+        // A history that was given up half way misses its drain.
+        if violations.is_empty() {
+            let mut checker = Checker::new();
+            checker.source("seed");
+            for event in &events {
+                checker.event(event);
+            }
+            violations.extend(checker.finish().violations.iter().map(|violation| {
+                let lines = violation.lines.iter().filter_map(|line| {
+                    let number: usize = line.rsplit(':').next()?.parse().ok()?;
+                    events.get(number.checked_sub(1)?).map(tailway_history::Event::to_line)
+                });
+                let lines: Vec<String> = lines.map(|line| format!("\n    {line}")).collect();
+                format!("{violation}{}", lines.concat())
+            }));
+        }
+        let (hash, events) = (0, 0);
+        let (simulated, trace) = (Duration::ZERO, Vec::new());
+        Verdict { violations, hash, events, acknowledged, simulated, trace }
+    }
+
+    async fn phases(&mut self) -> Result<(), String> {
+        for machine in &mut self.machines {
+            machine.start().map_err(|error| error.to_string())?;
+        }
+        self.create_topic().await?;
+        for client in &mut self.clients {
+            client.start();
+        }
+        let mut nemesis =
+            Nemesis::new(ChaCha8Rng::seed_from_u64(self.rng.r#gen()), &self.plan.strikes);
+        let end = Instant::now() + self.plan.safety;
+        while Instant::now() < end && self.shared.history.is_clean() {
+            nemesis.act(&mut self.machines, &mut self.clients).await?;
+            self.tend()?;
+            sleep(TICK).await;
+        }
+        nemesis.heal(&mut self.machines);
+        self.converge().await?;
+        self.settle().await
+    }
+
+    /// Supervisors at work. A program that does not start at all, with its disk well, is a finding; that is seen later,
+    /// by what does not converge.
+    fn tend(&mut self) -> Result<(), String> {
+        for machine in &mut self.machines {
+            machine.tend().map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Runs what the operator does, with supervisors at work meanwhile.
+    async fn operate<F>(&mut self, doing: &str, patience: Duration, work: F) -> Result<(), String>
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        note(|| format!("OPERATOR {doing}"));
+        let (tell, mut told) = oneshot::channel();
+        sim::spawn_on(OPERATOR, async move {
+            // The scenario may have given up.
+            drop(tell.send(work.await));
+        });
+        let deadline = Instant::now() + patience;
+        loop {
+            match timeout(TICK, &mut told).await {
+                Ok(Ok(outcome)) => return outcome.map_err(|cause| format!("{doing}: {cause}")),
+                Ok(Err(_)) => return Err(format!("{doing}: its task is gone")),
+                Err(_) if Instant::now() >= deadline => {
+                    return Err(format!("{doing}: no end after {patience:?}"));
+                }
+                Err(_) => self.tend()?,
+            }
+        }
+    }
+
+    async fn create_topic(&mut self) -> Result<(), String> {
+        let mut topic = NewTopic::new(TOPIC);
+        topic.partitions = Some(self.plan.partitions);
+        let mut configs = vec![
+            ("segment.bytes", self.plan.segment_bytes.to_string()),
+            ("index.interval.bytes", self.plan.index_interval_bytes.to_string()),
+            ("retention.ms", "-1".to_owned()),
+        ];
+        if self.plan.log_append_time {
+            configs.push(("message.timestamp.type", "LogAppendTime".to_owned()));
+        }
+        topic.configs = configs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let admin = Admin::new(self.shared.client("operator"));
+        self.operate("create the topic", HEALED_WITHIN, async move {
+            loop {
+                match admin.create_topic(&topic).await {
+                    Ok(_) => return Ok(()),
+                    // No broker has registered yet, or the answer was lost.
+                    Err(error)
+                        if error.is_retriable()
+                            || error.code() == Some(ErrorCode::InvalidReplicationFactor) =>
+                    {
+                        sleep(TICK).await;
+                    }
+                    Err(error) if error.code() == Some(ErrorCode::TopicAlreadyExists) => {
+                        return Ok(());
+                    }
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        })
+        .await
+    }
+
+    /// Everything is whole again: within the limit every partition takes records and every machine is up.
+    async fn converge(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        let shared = self.shared.clone();
+        self.operate("probe after healing", HEALED_WITHIN, probe(shared, HEALED_WITHIN)).await?;
+        while let Some(down) = self.machines.iter().find(|machine| machine.uptime().is_none()) {
+            if begun.elapsed() > HEALED_WITHIN {
+                return Err(format!("{} is still down after healing", down.name()));
+            }
+            self.tend()?;
+            sleep(TICK).await;
+        }
+        Ok(())
+    }
+
+    /// No more records; everything that is due is answered; all is read once more; all stop cleanly.
+    async fn settle(&mut self) -> Result<(), String> {
+        self.shared.quiet.store(true, Ordering::Relaxed);
+        let history = self.shared.history.clone();
+        let deadline = Instant::now() + PATIENCE;
+        // Sends of killed clients stay unanswered; those of the others end with their delivery timeout.
+        while Instant::now() < deadline && history.is_clean() && history.waiting() {
+            self.tend()?;
+            sleep(TICK).await;
+        }
+        let shared = self.shared.clone();
+        self.operate("final drain", PATIENCE, drain(shared, PATIENCE)).await?;
+        for client in &self.clients {
+            client.kill();
+        }
+        // Any order must do.
+        let first = self.rng.gen_range(0..self.machines.len());
+        let count = self.machines.len();
+        for index in (0..count).map(|index| (index + first) % count) {
+            let machine = &mut self.machines[index];
+            machine.ask_to_stop();
+            machine.stopped().await.map_err(|cause| format!("{}: {cause}", machine.name()))?;
+        }
+        Ok(())
+    }
+}
