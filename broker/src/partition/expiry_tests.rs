@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tailway_daemon::clock::Clock;
 use tailway_metadata::time::WallMs;
-use tailway_storage::MemDisk;
+use tailway_storage::SimDisk;
 use tailway_wire::record::{BatchBuilder, Compression};
 
 use super::test_support::*;
@@ -25,7 +25,7 @@ fn dated(timestamp: i64, sequence: i32) -> Bytes {
     builder.finish().unwrap()
 }
 
-async fn opened(disk: &MemDisk, clock: &Clock) -> (Partitions, PartitionHandle) {
+async fn opened(disk: &SimDisk, clock: &Clock) -> (Partitions, PartitionHandle) {
     let partitions = Partitions::open(options(Arc::new(disk.clone()), clock)).await.unwrap();
     // Records of 1970 would not outlive a retention by time.
     let config = LogConfig { retention_ms: None, ..small_segments() };
@@ -37,7 +37,7 @@ async fn opened(disk: &MemDisk, clock: &Clock) -> (Partitions, PartitionHandle) 
 #[tokio::test]
 async fn a_resend_is_recognised_whatever_the_time_in_its_records() {
     for (timestamp, clean) in RECORD_TIMES.iter().flat_map(|t| [(*t, true), (*t, false)]) {
-        let (disk, clock) = (MemDisk::new(), Clock::manual(WALL));
+        let (disk, clock) = (SimDisk::new(), Clock::manual(WALL));
         let (partitions, handle) = opened(&disk, &clock).await;
         for sequence in 0..20 {
             let stored = handle.append(dated(timestamp, sequence), ALL).await.unwrap();
@@ -64,7 +64,7 @@ async fn a_resend_is_recognised_whatever_the_time_in_its_records() {
 #[tokio::test]
 async fn a_producer_is_forgotten_a_day_after_its_last_append() {
     for timestamp in RECORD_TIMES {
-        let (disk, clock) = (MemDisk::new(), Clock::manual(WALL));
+        let (disk, clock) = (SimDisk::new(), Clock::manual(WALL));
         let (partitions, handle) = opened(&disk, &clock).await;
         handle.append(dated(timestamp, 0), ALL).await.unwrap();
         partitions.close_all().await.unwrap();
