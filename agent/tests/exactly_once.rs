@@ -123,6 +123,37 @@ fn what_a_kill_left_in_doubt_is_found_out() {
     }
 }
 
+/// A request of the killed process is carried out after its successor has looked for it: nothing
+/// can be done about the repetition, but it is told.
+#[test]
+fn what_comes_late_is_told() {
+    for untold in [false, true] {
+        let kafka = Kafka::start();
+        let mut agent = Agent::new(&kafka, "");
+        agent.write("a.log", &numbers(0..10));
+        agent.start();
+        kafka.wait_for(10);
+        kafka.set_fault(Fault::Hold);
+        agent.write("a.log", &numbers(10..20));
+        kafka.wait_for_produces(2);
+        agent.kill();
+        kafka.set_fault(Fault::Release { untold });
+        agent.start();
+        kafka.wait_for(30);
+        agent.write("a.log", &numbers(20..30));
+        kafka.wait_for(40);
+        agent.stop();
+        let mut twice = expected(0..20);
+        twice.extend(expected(10..30));
+        assert_eq!(kafka.messages(), twice, "untold: {untold}\n{}", agent.log());
+        assert!(
+            agent.log().contains("events are stored twice"),
+            "untold: {untold}: it must say so\n{}",
+            agent.log()
+        );
+    }
+}
+
 #[test]
 fn an_ack_that_got_lost_is_made_up_for() {
     let kafka = Kafka::start();

@@ -15,7 +15,7 @@ use tailway_agent::tail::memory::{MemoryFiles, Watching};
 use tailway_daemon::{Clock, Context, Daemon, Deadline};
 use tailway_metadata::time::WallMs;
 use tailway_runtime::sim::{self, HostId};
-use tailway_storage::MemDisk;
+use tailway_storage::SimDisk;
 use tokio::sync::watch;
 
 const HOST: HostId = HostId(1);
@@ -40,7 +40,7 @@ fn config(data_dir: &Path) -> Config {
 struct Machine {
     files: MemoryFiles,
     clock: Clock,
-    disk: MemDisk,
+    disk: SimDisk,
     config: Config,
 }
 
@@ -113,7 +113,7 @@ async fn two_lives(watching: Watching) -> Vec<String> {
     files.set_watching(watching);
     files.record();
     let config = config(data_dir.path());
-    let machine = Machine { files: files.clone(), clock, disk: MemDisk::new(), config };
+    let machine = Machine { files: files.clone(), clock, disk: SimDisk::new(), config };
     machine.write("a.log", Duration::ZERO).await;
 
     let first = machine.start();

@@ -244,16 +244,30 @@ mod tests {
 
     use super::*;
 
+    /// What a shell would hand to `tailway` in this line, and it takes it.
+    fn parses(line: &str) -> bool {
+        let commands = line.split(['|', '&', '<']).map(str::trim);
+        let mut ours = commands.filter(|command| command.starts_with("tailway ")).peekable();
+        let words = |command: &str| -> Vec<String> {
+            command.split(' ').map(|word| word.trim_matches('\'').to_owned()).collect()
+        };
+        ours.peek().is_some() && ours.all(|command| Cli::try_parse_from(words(command)).is_ok())
+    }
+
     #[test]
     fn every_help_ends_with_an_example_of_its_own_command() {
         fn check(command: &clap::Command, path: &str) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.starts_with("Example"), "{path} has no example");
             assert!(help.contains(path), "the example of `{path}` is of something else:\n{help}");
+            for line in help.lines().skip(1) {
+                assert!(parses(line), "{path}: not a command line: {line}");
+            }
             for inner in command.get_subcommands() {
                 check(inner, &format!("{path} {}", inner.get_name()));
             }
         }
+        assert!(!parses("  tailway topic lost") && !parses("  echo tailway"), "it cannot fail");
         let command = Cli::command();
         command.clone().debug_assert();
         check(&command, "tailway");

@@ -107,7 +107,7 @@ impl Driver {
         for action in actions {
             match action {
                 Action::Propose(records) => {
-                    tell(&records);
+                    tell(&records, &self.controller, now);
                     let proposer = self.proposer.clone();
                     let proposal = async move { proposer.propose(records).await };
                     under_way.proposal = Some(Box::pin(proposal));
@@ -209,7 +209,7 @@ async fn finished(proposal: &mut Option<Proposal>) -> Result<Applied, ProposeErr
 }
 
 /// What an operator wants to see in the log of what is about to be committed.
-fn tell(records: &[MetadataRecord]) {
+fn tell(records: &[MetadataRecord], controller: &Controller, now: Mono) {
     for record in records {
         match record {
             MetadataRecord::Cluster(r) => {
@@ -219,8 +219,19 @@ fn tell(records: &[MetadataRecord]) {
                 broker_id = %b.id, broker_epoch = %b.epoch, directory = %b.directory, endpoints = ?b.endpoints,
                 "broker registered"
             ),
+            MetadataRecord::BrokerRegistrationChange(r)
+                if r.fenced && controller.is_silent(r.broker_id, now) =>
+            {
+                tracing::warn!(
+                    broker_id = %r.broker_id, broker_epoch = %r.broker_epoch,
+                    "broker fenced: no heartbeat came for as long as its session lasts; see whether it runs, and its log"
+                );
+            }
             MetadataRecord::BrokerRegistrationChange(r) if r.fenced => {
-                tracing::warn!(broker_id = %r.broker_id, broker_epoch = %r.broker_epoch, "broker fenced");
+                tracing::info!(
+                    broker_id = %r.broker_id, broker_epoch = %r.broker_epoch,
+                    "broker fenced at its own request, as when it stops"
+                );
             }
             MetadataRecord::BrokerRegistrationChange(r) => {
                 tracing::info!(broker_id = %r.broker_id, broker_epoch = %r.broker_epoch, "broker unfenced");

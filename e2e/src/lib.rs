@@ -14,3 +14,4 @@ pub mod lines;
 pub mod process;
 pub mod programs;
 pub mod python;
+pub mod readme;

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tailway_e2e::checks::{self, failing_disk, footprint, hostile};
+use tailway_e2e::checks::{self, failing_disk, filebeat, footprint, hostile};
 use tailway_e2e::group;
 
 #[derive(Parser)]
@@ -16,6 +16,8 @@ struct Args {
 enum Group {
     /// kcat, Python wheels, Kafka's own tools.
     Clients { words: Vec<String> },
+    /// A real Filebeat.
+    Filebeat,
     /// Failing syscalls.
     Root { words: Vec<String> },
     /// Mutated frames at a live broker.
@@ -34,6 +36,7 @@ enum Group {
 fn main() -> Result<()> {
     match Args::parse().group {
         Group::Clients { words } => group::run(&checks::clients(), &words),
+        Group::Filebeat => group::run(filebeat::CHECKS, &[]),
         Group::Root { words } => group::run(failing_disk::CHECKS, &words),
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),

@@ -34,6 +34,27 @@ fn they_stop_cleanly_in_each_of_six_orders() {
     }
 }
 
+/// What nobody has to look at is no warning: starts in the usual order, and goodbyes.
+#[test]
+fn a_life_without_trouble_warns_of_nothing_but_plaintext() {
+    let dir = tempfile::tempdir().unwrap();
+    let input = dir.path().join("app.log");
+    std::fs::write(&input, "one\ntwo\n").unwrap();
+    let run = dir.path().join("run");
+    for _ in 0..2 {
+        let deployment = Deployment::start(&run, &[input.to_str().unwrap()]).unwrap();
+        deployment.stop().unwrap();
+    }
+    for daemon in DAEMONS {
+        let log = std::fs::read_to_string(run.join(format!("{daemon}.log"))).unwrap();
+        assert!(log.contains("INFO"), "{daemon} logs otherwise than this test believes:\n{log}");
+        let loud = |line: &&str| line.contains("WARN") || line.contains("ERROR");
+        let unexpected: Vec<&str> =
+            log.lines().filter(loud).filter(|line| !line.contains("plaintext")).collect();
+        assert!(unexpected.is_empty(), "{daemon}: {unexpected:#?}");
+    }
+}
+
 #[test]
 fn three_mistakes_are_three_lines_with_positions_and_exit_78() {
     let dir = tempfile::tempdir().unwrap();

@@ -6,8 +6,8 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use tailway_e2e::deployment::{DevJson, start_dev, stop_by_ctrl_c};
-use tailway_e2e::process::{finish, wait_until};
+use tailway_e2e::deployment::{DevJson, PATIENCE, start_dev, stop_by_ctrl_c};
+use tailway_e2e::process::{Process, Signal, finish, wait_until};
 use tailway_e2e::programs::Programs;
 
 fn tailway(args: &[&str]) -> Output {
@@ -92,6 +92,43 @@ fn ctrl_c_is_quick_and_a_second_run_resumes_without_repeating() {
     stop_by_ctrl_c(process).unwrap();
 }
 
+/// A terminal that closes sends SIGHUP; `nohup` asks to go on.
+#[test]
+fn a_hangup_is_a_clean_stop_unless_it_is_ignored() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input, output) =
+        (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
+    std::fs::write(&input, lines(5)).unwrap();
+    let (process, _) = start_dev(&data, &input, &output).unwrap();
+    process.signal(Signal::HUP).unwrap();
+    let status = process.wait(Duration::from_secs(5)).unwrap();
+    assert!(status.success(), "{status}: {}", std::fs::read_to_string(&output).unwrap());
+    assert!(!data.join("dev.json").exists(), "it is there only while everything runs");
+
+    let mut command = Command::new("nohup");
+    command.arg(Programs::built().unwrap().path("tailway").unwrap());
+    command.args(["dev", path(&input), "--data", path(&data)]);
+    let mut process = Process::start("nohup", &mut command, &output).unwrap();
+    wait_until(PATIENCE, || Ok(data.join("dev.json").exists())).unwrap();
+    process.signal(Signal::HUP).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(!process.has_exited().unwrap(), "{}", process.tail());
+    stop_by_ctrl_c(process).unwrap();
+}
+
+#[test]
+fn quiet_prints_the_result_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input) = (dir.path().join("data"), dir.path().join("app.log"));
+    std::fs::write(&input, lines(20)).unwrap();
+    let expect = ["--expect", "20", "--timeout", "60", "--quiet"];
+    let output =
+        tailway(&[&["dev", path(&input), "--data", path(&data)][..], &expect[..]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let said = said(&output);
+    assert!(said.lines().count() == 1 && said.contains("20"), "{said}");
+}
+
 #[test]
 fn a_second_dev_in_the_same_directory_names_the_holder() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,6 +176,9 @@ fn silence_is_explained_after_ten_seconds() {
         (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
     std::fs::write(&input, "").unwrap();
     let (process, _) = start_dev(&data, &input, &output).unwrap();
+    // Nothing was read, but the commands that it printed work.
+    let described = tailway(&["topic", "describe", "logs", "--data", path(&data)]);
+    assert!(described.status.success(), "{}", said(&described));
     wait_until(Duration::from_secs(20), || Ok(process.printed().contains("no records"))).unwrap();
     assert!(process.printed().contains("app.log"), "{}", process.printed());
     stop_by_ctrl_c(process).unwrap();

@@ -32,6 +32,8 @@ enum Task {
     Tidy,
     /// Foreign clients against real processes (needs kcat, python3, java, mvn).
     Clients(Filter),
+    /// A real Filebeat delivering to the broker; built from its Go module the first time (needs kcat, go).
+    Filebeat,
     /// Checks that need root or ptrace: failing syscalls, an unprivileged user.
     E2eRoot(Filter),
     /// Mutated frames at a live broker's socket.
@@ -67,6 +69,7 @@ fn main() -> Result<ExitCode> {
         Task::Ci => ci(&root),
         Task::Tidy => tidy(&root),
         Task::Clients(filter) => e2e(&root, "clients", filter.words),
+        Task::Filebeat => e2e(&root, "filebeat", Vec::new()),
         Task::E2eRoot(filter) => e2e(&root, "root", filter.words),
         Task::Hostile { frames, seed } => e2e(
             &root,

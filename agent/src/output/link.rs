@@ -7,7 +7,9 @@
 //! A request of a process that was killed may still be on its way when its successor looks for it.
 //! So the first look waits a moment, and when the first new batch is stored, what lies between the
 //! look and that batch is looked at again: a batch found only then has been sent twice, and that
-//! is told instead of hidden.
+//! is told instead of hidden. An acknowledgement without an offset (a resend that the broker knew
+//! again) does not say how far to look, so the next one that has an offset does; and what was to be
+//! looked for when a pipeline stopped is looked for when the next one gets that far.
 
 use std::time::Duration;
 
@@ -57,15 +59,43 @@ pub struct Link {
     pub inbox: Inbox,
 }
 
+/// Most batches that are looked for a second time; of more, the oldest are left.
+const MISSING_MAX: usize = 64;
+
 /// Doubtful batches that were not there at the first look, which ended at `looked_to`.
+#[derive(Debug, Default, PartialEq, Eq)]
 struct Missing {
     doubts: Vec<Doubt>,
     looked_to: i64,
 }
 
+impl Missing {
+    /// Adds those of a later look.
+    fn join(&mut self, later: Missing) {
+        if self.doubts.is_empty() {
+            *self = later;
+            return;
+        }
+        self.looked_to = self.looked_to.min(later.looked_to);
+        self.doubts.extend(later.doubts);
+        self.doubts.drain(..self.doubts.len().saturating_sub(MISSING_MAX));
+    }
+
+    /// What to look for between `looked_to` and an acknowledged batch at this offset (-1: unknown),
+    /// if anything. It is asked for once.
+    fn take_before(&mut self, base_offset: i64) -> Vec<Doubt> {
+        if base_offset < 0 {
+            return Vec::new();
+        }
+        let doubts = std::mem::take(&mut self.doubts);
+        if base_offset > self.looked_to { doubts } else { Vec::new() }
+    }
+}
+
 impl Link {
     /// Runs until the lane is dropped or the program stops.
     pub async fn run(self, mut commands: mpsc::Receiver<Command>, mut stop: Stop) {
+        let mut missing = Missing::default();
         loop {
             let Some(Some(command)) = stop.unless(commands.recv()).await else { return };
             // Batches that were on their way when the pipeline stopped come again later.
@@ -73,12 +103,13 @@ impl Link {
             if settle && stop.unless(tokio::time::sleep(SETTLE)).await.is_none() {
                 return;
             }
-            let Some((began, missing)) = self.begin(&doubts, scan_from, &mut stop).await else {
+            let Some((began, later)) = self.begin(&doubts, scan_from, &mut stop).await else {
                 return;
             };
+            missing.join(later);
             let identity = began.identity;
             self.inbox.send(Message::Began { lane: self.lane, began });
-            if self.send(identity, missing, &mut commands, &mut stop).await.is_none() {
+            if self.send(identity, &mut missing, &mut commands, &mut stop).await.is_none() {
                 return;
             }
         }
@@ -129,7 +160,7 @@ impl Link {
     async fn send(
         &self,
         identity: ProducerIdentity,
-        mut missing: Missing,
+        missing: &mut Missing,
         commands: &mut mpsc::Receiver<Command>,
         stop: &mut Stop,
     ) -> Option<()> {
@@ -143,7 +174,7 @@ impl Link {
                 () = stop.requested() => return None,
                 event = events.recv() => match event? {
                     SenderEvent::Acked(ack) => {
-                        self.look_again(&mut missing, &ack).await;
+                        self.look_again(missing, &ack).await;
                         self.inbox.send(Message::Acked { lane: self.lane, ack });
                     }
                     SenderEvent::Retrying { cause, .. } => {
@@ -180,11 +211,10 @@ impl Link {
 
     /// After the first acknowledgement: is anything stored by now that was not at the first look?
     async fn look_again(&self, missing: &mut Missing, ack: &Ack) {
-        if missing.doubts.is_empty() || ack.base_offset <= missing.looked_to {
-            missing.doubts.clear();
+        let doubts = missing.take_before(ack.base_offset);
+        if doubts.is_empty() {
             return;
         }
-        let doubts = std::mem::take(&mut missing.doubts);
         let (from, to) = (missing.looked_to, Some(ack.base_offset));
         match scan(&self.client, &self.partition, from, to, &doubts).await {
             Ok(scanned) => {
@@ -211,5 +241,49 @@ impl Link {
         open: Vec<tailway_client::machine::pipeline::SequencedBatch>,
     ) {
         self.inbox.send(Message::Stopped { lane: self.lane, reason, open });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn missing(sequences: std::ops::Range<i32>, looked_to: i64) -> Missing {
+        let doubt =
+            |n| Doubt { producer_id: 1, producer_epoch: 0, first_sequence: n, last_sequence: n };
+        Missing { doubts: sequences.map(doubt).collect(), looked_to }
+    }
+
+    #[test]
+    fn the_second_look_is_at_the_first_acknowledgement_that_says_where() {
+        // Offsets of acknowledgements as they come, and how many batches are looked for at each.
+        let cases: [(&[i64], &[usize]); 5] = [
+            (&[101, 102], &[3, 0]),
+            (&[-1, 105, 106], &[0, 3, 0]),
+            (&[-1, -1, 101], &[0, 0, 3]),
+            // Nothing can have come between; below it, the topic is another one.
+            (&[100, 101], &[0, 0]),
+            (&[7, 101], &[0, 0]),
+        ];
+        for (acked, expected) in cases {
+            let mut missing = missing(0..3, 100);
+            let looked: Vec<usize> =
+                acked.iter().map(|offset| missing.take_before(*offset).len()).collect();
+            assert_eq!(looked, expected, "{acked:?}");
+        }
+    }
+
+    #[test]
+    fn a_pipeline_that_stopped_hands_on_what_it_did_not_look_for() {
+        let mut all = Missing::default();
+        all.join(missing(0..2, 100));
+        assert_eq!(all, missing(0..2, 100));
+        all.join(missing(2..3, 120));
+        assert_eq!(all, missing(0..3, 100), "from where the first look ended");
+        all.join(missing(3..200, 130));
+        assert_eq!(all, missing(200 - 64..200, 100), "a bound");
+        assert_eq!(all.take_before(131).len(), 64);
+        all.join(missing(0..0, 150));
+        assert_eq!(all, missing(0..0, 150));
     }
 }

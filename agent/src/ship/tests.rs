@@ -5,7 +5,7 @@ use tailway_client::machine::pipeline::{Ack, ProducerIdentity, StopReason};
 use tailway_daemon::metrics::Metrics;
 use tailway_daemon::{Context, Problems};
 use tailway_metadata::time::WallMs;
-use tailway_storage::MemDisk;
+use tailway_storage::SimDisk;
 
 use super::*;
 use crate::config::RawConfig;
@@ -17,7 +17,7 @@ use crate::tail::memory::MemoryFiles;
 /// What outlives a shipper.
 struct World {
     context: Context,
-    disk: MemDisk,
+    disk: SimDisk,
     files: MemoryFiles,
 }
 
@@ -38,7 +38,7 @@ impl World {
         let clock = Clock::manual(WallMs(1_000));
         let files = MemoryFiles::new(clock.clone());
         files.create_dir_all("/logs".as_ref()).unwrap();
-        Self { context: Context::new(clock), disk: MemDisk::new(), files }
+        Self { context: Context::new(clock), disk: SimDisk::new(), files }
     }
 
     /// The next run of an agent.

@@ -39,11 +39,19 @@ pub(crate) enum Fault {
     Deaf,
     /// Refuses batches above this size.
     SizeMax(usize),
+    /// Keeps batches back and does not answer: requests that are slow on their way.
+    Hold,
+    /// Stores what was held back just before the next batch, once. Answers that one without its
+    /// offset if `untold`, as for a resend that is known again.
+    Release {
+        untold: bool,
+    },
 }
 
 #[derive(Debug)]
 struct State {
     fault: Fault,
+    held: Vec<Bytes>,
     log: Vec<(i64, Bytes)>,
     end: i64,
     /// Next sequence of each producer, and where its batches are.
@@ -64,6 +72,7 @@ impl Kafka {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let state = State {
             fault: Fault::None,
+            held: Vec::new(),
             log: Vec::new(),
             end: 0,
             producers: BTreeMap::new(),
@@ -224,6 +233,17 @@ impl Kafka {
             Fault::Deaf => None,
             Fault::SizeMax(max) if bytes.len() > max => Some(Err(ErrorCode::MESSAGE_TOO_LARGE)),
             Fault::NoAnswer => state.append(bytes).err().map(Err),
+            Fault::Hold => {
+                state.held.push(bytes);
+                None
+            }
+            Fault::Release { untold } => {
+                for late in std::mem::take(&mut state.held) {
+                    state.append(late).unwrap();
+                }
+                state.fault = Fault::None;
+                Some(state.append(bytes).map(|offset| if untold { -1 } else { offset }))
+            }
             Fault::None | Fault::SizeMax(_) => Some(state.append(bytes)),
         };
         self.state.1.notify_all();

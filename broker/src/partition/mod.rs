@@ -32,6 +32,8 @@ mod compaction_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
+mod expiry_tests;
+#[cfg(test)]
 mod test_support;
 #[cfg(test)]
 mod tests;

@@ -129,7 +129,8 @@ async fn live(args: &DevArgs, inputs: &Inputs, dir: &DevDir, clock: &Clock) -> R
     signals.exit_on_next();
     let mut screen = Screen::new(Mode::of(args.quiet));
     if let Ok(Ended::Signal(signal)) = &ended {
-        screen.line(&format!("{signal}: stopping"))?;
+        // The terminal may be what went away: nobody to tell, and the stop is to be clean all the same.
+        drop(screen.line(&format!("{signal}: stopping")));
     }
     let unpublished = dir.unpublish();
     let stopped = system.stop(Deadline::after(STOP_DEADLINE)).await;
@@ -166,6 +167,9 @@ async fn start_and_show(
     system: &mut System,
 ) -> Result<Ended> {
     system.start(dir, clock).await?;
+    let client = client(dir)?;
+    // So that the commands work as printed, also where no line has come yet.
+    client.topic_or_create(configs::TOPIC).await.context("cannot create the topic")?;
     let mut published = configs::published(dir, inputs, args.plaintext);
     let own = std::process::id();
     published.pids = ["coordinator", "broker", "agent"].map(|d| (d.to_owned(), own)).into();
@@ -175,7 +179,6 @@ async fn start_and_show(
     for line in opening(args, inputs, dir, clock)? {
         screen.line(&line)?;
     }
-    let client = client(dir)?;
     let expectation = async {
         match args.expect {
             Some(expected) => {

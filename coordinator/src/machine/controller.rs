@@ -178,6 +178,12 @@ impl Controller {
         }
     }
 
+    /// Whether the broker has a session and let it run out.
+    pub fn is_silent(&self, broker: BrokerId, now: Mono) -> bool {
+        let last = self.sessions.get(&broker);
+        last.is_some_and(|last| now.since(*last) >= self.settings.session_timeout)
+    }
+
     /// Decides what waits, unless a proposal is under way.
     fn pump(&mut self, now: Mono, out: &mut Vec<Action>) {
         if self.leads.is_err() || self.in_flight.is_some() {
@@ -185,10 +191,8 @@ impl Controller {
         }
         let base = Arc::clone(&self.image);
         let mut draft = Draft::new(&base);
-        for (id, last) in &self.sessions {
-            if now.since(*last) >= self.settings.session_timeout {
-                brokers::fence(&mut draft, *id);
-            }
+        for id in self.sessions.keys().filter(|id| self.is_silent(**id, now)) {
+            brokers::fence(&mut draft, *id);
         }
         let mut replies = Vec::new();
         while draft.records() < BATCH_RECORDS

@@ -57,6 +57,7 @@ fn a_broker_registers_wakes_leads_is_fenced_and_returns() {
     bench.wait(Duration::from_millis(1));
     let fenced = vec![change(0, 1, true), partition_change(7, 0, None, 1)];
     assert_eq!(bench.on(Event::Tick), [Action::Propose(fenced)]);
+    assert!(bench.controller.is_silent(BrokerId(0), bench.now), "which the log names as the cause");
     assert_eq!(bench.on(Event::Committed), []);
     assert_eq!(bench.leaders("logs"), [(-1, 1)]);
 
@@ -106,6 +107,7 @@ fn a_clean_stop_gives_up_leadership_before_it_is_answered() {
         let leader_epoch = bench.leaders("logs")[0].1;
         let given_up = vec![change(0, epoch, true), partition_change(7, 0, None, leader_epoch + 1)];
         assert_eq!(bench.ask(Request::Heartbeat(beat.clone())), [Action::Propose(given_up)]);
+        assert!(!bench.controller.is_silent(BrokerId(0), bench.now), "it asked for it");
         let answers = bench.on(Event::Committed);
         let expected = heartbeat(true, true, want_shut_down);
         assert!(matches!(&answers[..], [Action::Reply { reply, .. }] if *reply == expected));

@@ -273,9 +273,13 @@ mod tests {
     fn every_help_ends_with_an_example() {
         let command = command::<Nothing>();
         command.clone().debug_assert();
-        for command in std::iter::once(&command).chain(command.get_subcommands()) {
-            let help = command.get_after_help().unwrap().to_string();
+        for inner in std::iter::once(&command).chain(command.get_subcommands()) {
+            let help = inner.get_after_help().unwrap().to_string();
             assert!(help.starts_with("Example:\n  tailway-nothing"), "{help}");
+            for line in help.lines().skip(1) {
+                let words = line.trim().split(' ');
+                assert!(command.clone().try_get_matches_from(words).is_ok(), "{line}");
+            }
         }
     }
 }

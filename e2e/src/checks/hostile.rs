@@ -2,7 +2,8 @@
 //!
 //! `data/frames.bin` was recorded by `record` from kcat, confluent-kafka, kafka-python and Kafka's tools through a proxy. Each
 //! hostile frame is one of them with a few bytes changed, cut, grown or spliced, by a printed seed. The broker must answer or
-//! hang up: no panic, bounded memory, and a well-behaved client is served all the while.
+//! hang up: no panic, bounded memory, and a well-behaved client is served all the while. A frame counts once the broker has
+//! dealt with it: what was written behind a frame at which it hung up does not.
 
 #![allow(clippy::print_stdout, reason = "prints what it measured")]
 
@@ -11,15 +12,16 @@ use std::net::{Shutdown, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Bench, numbered};
-use crate::deployment::{DevJson, http_status};
+use crate::deployment::{DevJson, PATIENCE, http_get, http_status};
 use crate::group::need;
 use crate::kcat::{Transport, count, produce};
-use crate::programs::repository;
+use crate::process::run as run_command;
+use crate::programs::{Programs, repository};
 
 /// Memory that the broker may take at its peak, in bytes.
 const RSS_MAX: u64 = 96 << 20;
@@ -114,7 +116,21 @@ pub fn mutate(frames: &[Vec<u8>], seeded: &mut Seeded) -> Vec<u8> {
     frame
 }
 
-/// Sends `frames` mutated frames and judges the broker.
+/// What became of the frames.
+#[derive(Debug, Default)]
+struct Tally {
+    answered: AtomicU64,
+    /// At which the broker hung up.
+    refused: AtomicU64,
+}
+
+impl Tally {
+    fn handled(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed) + self.refused.load(Ordering::Relaxed)
+    }
+}
+
+/// Sends mutated frames until the broker has dealt with `frames` of them, and judges it.
 pub fn run(frames: u64, seed: u64) -> Result<()> {
     need("kcat", "kcat")?;
     let corpus =
@@ -122,16 +138,20 @@ pub fn run(frames: u64, seed: u64) -> Result<()> {
     let bench = Bench::broker()?;
     let dev = bench.deployment.dev.clone();
     bench.create_topic("bystander", 1, &[])?;
+    let program = Programs::built()?.path("tailway-broker")?;
+    let version = run_command(std::process::Command::new(program).arg("--version"), PATIENCE)?;
+    println!("{}", version.trim());
     println!("{frames} frames mutated from {} recorded ones, seed {seed}", corpus.len());
-    let (done, sent, served) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (done, tally, served) = (AtomicBool::new(false), Tally::default(), AtomicU64::new(0));
     let address = dev.plaintext()?;
+    let begin = Instant::now();
     thread::scope(|scope| -> Result<()> {
         let bystander = scope.spawn(|| bystander(&dev, &done, &served));
         let senders: Vec<_> = (0..SENDERS)
             .map(|sender| {
-                let (corpus, sent) = (&corpus, &sent);
+                let (corpus, tally) = (&corpus, &tally);
                 let mut seeded = Seeded::new(seed.wrapping_mul(1_000_003).wrapping_add(sender));
-                scope.spawn(move || send(address, corpus, &mut seeded, frames / SENDERS, sent))
+                scope.spawn(move || send(address, corpus, &mut seeded, frames, tally))
             })
             .collect();
         let mut outcome = Ok(());
@@ -143,23 +163,32 @@ pub fn run(frames: u64, seed: u64) -> Result<()> {
     })?;
     let broker = bench.deployment.process("broker")?;
     let peak = broker.peak_rss_bytes()?;
+    println!(
+        "{} frames answered, {} hung up on, {} rounds of a bystander served, {} s, peak RSS {} MiB",
+        tally.answered.load(Ordering::Relaxed),
+        tally.refused.load(Ordering::Relaxed),
+        served.load(Ordering::Relaxed),
+        begin.elapsed().as_secs(),
+        peak >> 20
+    );
+    let metrics = http_get(bench.deployment.admin("broker"), "/metrics")?.1;
+    let decoded = sum_of(&metrics, "tailway_broker_requests_total");
+    let turned_away = sum_of(&metrics, "tailway_broker_refused_total");
+    println!("the broker's own counters: {decoded} requests answered, {turned_away} refused");
+    ensure!(decoded + turned_away >= frames / 2, "few frames reached a decoder:\n{metrics}");
     ensure!(!broker.printed().contains("panicked"), "the broker panicked:\n{}", broker.tail());
     ensure!(
         http_status(bench.deployment.admin("broker"), "/livez")? == 200,
         "the broker is not alive"
     );
+    ensure!(served.load(Ordering::Relaxed) > 0, "no round of the bystander was complete");
     ensure!(
         peak <= RSS_MAX,
         "the broker's peak RSS is {} MiB, more than {} MiB",
         peak >> 20,
         RSS_MAX >> 20
     );
-    println!(
-        "{} frames sent, {} rounds of a bystander served, peak RSS {} MiB",
-        sent.load(Ordering::Relaxed),
-        served.load(Ordering::Relaxed),
-        peak >> 20
-    );
+    println!("passed: no panic, peak RSS within {} MiB, alive at the end", RSS_MAX >> 20);
     bench.deployment.stop()
 }
 
@@ -185,24 +214,73 @@ fn send(
     corpus: &[Vec<u8>],
     seeded: &mut Seeded,
     frames: u64,
-    sent: &AtomicU64,
+    tally: &Tally,
 ) -> Result<()> {
-    let mut left = frames;
-    while left > 0 {
+    while tally.handled() < frames {
         let mut stream =
             TcpStream::connect(address).context("the broker no longer takes connections")?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.set_write_timeout(Some(Duration::from_secs(10)))?;
-        for _ in 0..(1 + seeded.below(32)).min(usize::try_from(left)?) {
-            left -= 1;
-            sent.fetch_add(1, Ordering::Relaxed);
+        let mut written = 0;
+        for _ in 0..=seeded.below(32) {
             if stream.write_all(&mutate(corpus, seeded)).is_err() {
                 break;
             }
+            written += 1;
         }
         drop(stream.shutdown(Shutdown::Write));
-        let mut answers = [0; 4096];
-        while matches!(stream.read(&mut answers), Ok(n) if n > 0) {}
+        let mut answers = Vec::new();
+        // Ends with the broker's hang-up, clean or not, or after ten silent seconds.
+        drop(stream.read_to_end(&mut answers));
+        let answered = count_answers(&answers).min(written);
+        tally.answered.fetch_add(answered, Ordering::Relaxed);
+        tally.refused.fetch_add(u64::from(answered < written), Ordering::Relaxed);
     }
     Ok(())
+}
+
+/// A counter of all labels together, from the text of `/metrics`.
+fn sum_of(metrics: &str, counter: &str) -> u64 {
+    let lines = metrics.lines().filter(|line| line.starts_with(counter));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Whole frames in what was read.
+fn count_answers(mut bytes: &[u8]) -> u64 {
+    let mut count = 0;
+    while let Some((prefix, rest)) = bytes.split_first_chunk::<4>()
+        && let Some(rest) = rest.get(u32::from_be_bytes(*prefix) as usize..)
+    {
+        (bytes, count) = (rest, count + 1);
+    }
+    count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_answers_are_counted() {
+        let cases: [(&[u8], u64); 4] = [
+            (&[], 0),
+            (&[0, 0, 0, 1, 9], 1),
+            (&[0, 0, 0, 1], 0),
+            (&[0, 0, 0, 0, 0, 0, 0, 2, 1], 1),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(count_answers(bytes), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_frames_again() {
+        let corpus = split(&std::fs::read(recording()).unwrap()).unwrap();
+        let frames = |seed| {
+            let mut seeded = Seeded::new(seed);
+            (0..200).map(|_| mutate(&corpus, &mut seeded)).collect::<Vec<_>>()
+        };
+        assert_eq!(frames(7), frames(7));
+        assert_ne!(frames(7), frames(8));
+    }
 }

@@ -1,9 +1,10 @@
-//! The named groups: `clients` (foreign software), `root` (failing syscalls), `hostile` (mutated frames).
+//! The named groups: `clients` (foreign software), `filebeat` (a real one), `root` (failing syscalls), `hostile` (mutated frames).
 //!
 //! Each check starts its own processes in its own folder; none depends on another's leftovers.
 
 pub mod cli;
 pub mod failing_disk;
+pub mod filebeat;
 pub mod footprint;
 pub mod groups;
 pub mod histories;
@@ -13,6 +14,7 @@ pub mod kcat;
 pub mod libraries;
 pub mod on_disk;
 pub mod pipeline;
+pub mod readme;
 pub mod record;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +37,7 @@ pub fn clients() -> Vec<Check> {
         groups::CHECKS,
         cli::CHECKS,
         pipeline::CHECKS,
+        readme::CHECKS,
         histories::CHECKS,
     ]
     .concat()

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Bench, files_with, numbered, same, text};
 use crate::group::{Check, need};
@@ -69,18 +69,35 @@ fn segments() -> Result<()> {
         count_valid(std::slice::from_ref(&log)).is_err(),
         "a flipped bit in a segment passes for valid"
     );
-    for (extension, position) in [("index", Some(404)), ("timeindex", None)] {
-        if let Some(position) = position {
-            let index = fresh()?.with_extension(extension);
-            change(&index, |bytes: &mut Vec<u8>| bytes[position] ^= 0x7f)?;
-            ensure!(index_entries(&index).is_err(), "a flipped byte in the {extension} passes");
-        }
+    // In the middle of an offset; in a position; in a time and in an offset.
+    for (extension, position) in
+        [("index", 403), ("index", 406), ("timeindex", 403), ("timeindex", 405)]
+    {
+        let index = fresh()?.with_extension(extension);
+        change(&index, |bytes| bytes[position] ^= 0x55)?;
+        ensure!(index_entries(&index).is_err(), "byte {position} of the {extension} flips unseen");
+    }
+    for extension in ["index", "timeindex"] {
         let index = fresh()?.with_extension(extension);
         change(&index, Vec::clear)?;
         ensure!(
             index_entries(&index).map_or(true, |entries| entries < 100),
             "an empty {extension} passes for full"
         );
+        // What the sanity check is there for: an entry cut in two, and last entries below the first. Zeros it takes for a
+        // file that was made larger than it is full.
+        for damage in [
+            |bytes: &mut Vec<u8>| bytes.truncate(1_001),
+            |bytes: &mut Vec<u8>| {
+                let end = bytes.len();
+                bytes[end - 24..].fill(0xff);
+            },
+        ] {
+            let index = fresh()?.with_extension(extension);
+            change(&index, damage)?;
+            let size = fs::metadata(&index)?.len();
+            ensure!(sane(&index).is_err(), "an {extension} of {size} bytes, torn, passes for sane");
+        }
     }
     Ok(())
 }
@@ -107,16 +124,24 @@ fn count_valid(logs: &[PathBuf]) -> Result<usize> {
     Ok(records)
 }
 
+/// Fails unless Kafka's sanity check, which decides whether a broker rebuilds an index, accepts it.
+fn sane(index: &Path) -> Result<()> {
+    let kafka = Kafka::version(NEWEST);
+    let said = kafka.tool(&["kafka-dump-log", "--index-sanity-check", "--files", text(index)?])?;
+    ensure!(said.contains("passed sanity check"), "{said}");
+    Ok(())
+}
+
 /// Entries of an index file, or an error when Kafka's sanity check or its comparison with the log complains.
 fn index_entries(index: &Path) -> Result<u64> {
+    sane(index)?;
+    // It complains on stderr, and exits 0.
     let kafka = Kafka::version(NEWEST);
-    let sane = kafka.tool(&["kafka-dump-log", "--index-sanity-check", "--files", text(index)?])?;
-    ensure!(sane.contains("passed sanity check"), "{sane}");
-    // It complains on stderr.
     let (code, dump) = kafka.tool_output(&["kafka-dump-log", "--files", text(index)?])?;
     ensure!(code == Some(0), "{}: exit {code:?}: {dump}", index.display());
-    for complaint in ["Mismatches", "mismatch", "Found", "non-consecutive", "out of order", "rror"]
-    {
+    let complaints =
+        ["ismatch", "Found", "not found", "non-consecutive", "out of order", "rror", "xception"];
+    for complaint in complaints {
         ensure!(!dump.contains(complaint), "{}: {dump}", index.display());
     }
     let size = fs::metadata(index)?.len();
@@ -150,31 +175,48 @@ fn committed_offsets() -> Result<()> {
     run(&mut kcat, Duration::from_mins(1))?;
     let data = dev.brokers[0].data.clone();
     bench.deployment.stop()?;
-    let mut decoded = String::new();
+    let mut logs = Vec::new();
     for partition in 0.. {
         let Some(dir) = super::find_dir(&data, &format!("__consumer_offsets-{partition}"))? else {
             break;
         };
-        for log in files_with(&dir, "log")? {
-            let args = ["kafka-dump-log", "--offsets-decoder", "--files", text(&log)?];
-            decoded += &Kafka::version(NEWEST).tool(&args)?;
+        logs.extend(files_with(&dir, "log")?);
+    }
+    ensure!(!logs.is_empty(), "there is no __consumer_offsets partition below {}", data.display());
+    let (mut held, mut offset) = (PathBuf::new(), None);
+    for log in logs {
+        if let Some(found) = committed_offset(&log, "accountants")? {
+            (held, offset) = (log, Some(found));
         }
     }
+    ensure!(offset == Some(123), "kafka-dump-log shows {offset:?}, the client committed 123");
+    let broken = bench.dir.path().join("00000000000000000000.log");
+    fs::copy(&held, &broken)?;
+    change(&broken, |bytes| {
+        let last = bytes.len() - 2;
+        bytes[last] ^= 0x04;
+    })?;
     ensure!(
-        !decoded.is_empty(),
-        "there is no __consumer_offsets partition below {}",
-        data.display()
-    );
-    let commit =
-        decoded.lines().rfind(|line| line.contains("accountants") && line.contains("committed"));
-    let Some(commit) = commit else {
-        bail!("kafka-dump-log shows no commit of the group:\n{decoded}")
-    };
-    ensure!(
-        commit.contains("\"offset\":123"),
-        "not the offset that the client committed: {commit}"
+        committed_offset(&broken, "accountants").is_err(),
+        "a flipped bit in the committed offsets passes for valid"
     );
     Ok(())
+}
+
+/// The last offset that a group committed, as Kafka decodes it, or an error where the log is not valid.
+fn committed_offset(log: &Path, group: &str) -> Result<Option<u64>> {
+    let args = ["kafka-dump-log", "--offsets-decoder", "--files", text(log)?];
+    let (code, decoded) = Kafka::version(NEWEST).tool_output(&args)?;
+    ensure!(code == Some(0), "{}: exit {code:?}: {decoded}", log.display());
+    for batch in decoded.lines().filter(|line| line.starts_with("baseOffset:")) {
+        ensure!(batch.contains("isvalid: true"), "{}: {batch}", log.display());
+    }
+    let commit = decoded.lines().rfind(|line| line.contains(group) && line.contains("committed"));
+    let Some((_, offset)) = commit.and_then(|line| line.split_once("\"offset\":")) else {
+        return Ok(None);
+    };
+    let digits: String = offset.chars().take_while(char::is_ascii_digit).collect();
+    Ok(Some(digits.parse().with_context(|| format!("no offset: {offset}"))?))
 }
 
 fn served_by_kafka() -> Result<()> {
