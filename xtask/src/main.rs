@@ -8,7 +8,7 @@
 mod tidy;
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
@@ -43,6 +43,8 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Checks histories of real clients (JSON lines; `-`: standard input) for what no correct log could show.
+    History { files: Vec<String> },
     /// Idle RSS and time to ready of each daemon, as a table.
     Footprint,
 }
@@ -53,7 +55,7 @@ struct Filter {
     words: Vec<String>,
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let root = workspace_root();
     match Args::parse().command {
         Task::Ci => ci(&root),
@@ -65,8 +67,10 @@ fn main() -> Result<()> {
             "hostile",
             vec!["--frames".into(), frames.to_string(), "--seed".into(), seed.to_string()],
         ),
+        Task::History { files } => return history(&root, &files),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn workspace_root() -> PathBuf {
@@ -107,6 +111,19 @@ fn e2e(root: &Path, group: &str, rest: Vec<String>) -> Result<()> {
     run(cargo(root)
         .args(["run", "--quiet", "--release", "--locked", "-p", "tailway-e2e", "--", group])
         .args(rest))
+}
+
+/// From where the user stands, so that relative names mean what they mean there; with the checker's own exit code.
+fn history(root: &Path, files: &[String]) -> Result<ExitCode> {
+    let mut command = cargo(root);
+    command.current_dir(std::env::current_dir()?).args(["run", "--quiet", "--release", "--locked"]);
+    command.arg("--manifest-path").arg(root.join("Cargo.toml"));
+    command.args(["-p", "tailway-history", "--"]).args(files);
+    let status = command.status().with_context(|| format!("cannot start {command:?}"))?;
+    Ok(status
+        .code()
+        .and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 fn cargo(root: &Path) -> Command {
