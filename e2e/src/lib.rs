@@ -7,6 +7,7 @@
 pub mod checks;
 pub mod deployment;
 pub mod group;
+pub mod histories;
 pub mod kafka;
 pub mod kcat;
 pub mod lines;

@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow, ensure};
 use serde::Deserialize;
 
-/// Paths of the four programs, by name.
+/// Paths of the programs, by name.
 #[derive(Debug)]
 pub struct Programs(BTreeMap<String, PathBuf>);
 
 impl Programs {
-    /// Builds (or finds up to date) `tailway` and the three daemons in the release profile.
+    /// Builds (or finds up to date) `tailway`, the three daemons and the history checker in the release profile.
     pub fn built() -> Result<&'static Self> {
         static BUILT: OnceLock<Result<Programs, String>> = OnceLock::new();
         BUILT
@@ -70,6 +70,8 @@ fn build() -> Result<Programs> {
             "tailway-broker",
             "-p",
             "tailway-coordinator",
+            "-p",
+            "tailway-history",
         ])
         .stderr(Stdio::inherit())
         .output()

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod failing_disk;
 pub mod footprint;
 pub mod groups;
+pub mod histories;
 pub mod hostile;
 pub mod kafka_tools;
 pub mod kcat;
@@ -34,6 +35,7 @@ pub fn clients() -> Vec<Check> {
         groups::CHECKS,
         cli::CHECKS,
         pipeline::CHECKS,
+        histories::CHECKS,
     ]
     .concat()
 }
