@@ -38,28 +38,52 @@ pub fn lines(events: &[Value]) -> String {
 /// Where an event stands: file and index.
 type Place = (usize, usize);
 
-/// What was done, which check must say so, and the changed histories.
-pub type Mutation = (String, &'static str, Vec<History>);
+type Change = dyn Fn(&mut [History]);
+
+/// One event changed.
+pub struct Mutation {
+    /// What was done, to which events.
+    pub what: String,
+    /// The check that must flag it.
+    pub check: &'static str,
+    how: Box<Change>,
+}
+
+impl Mutation {
+    /// The histories with the change.
+    pub fn apply(&self, histories: &[History]) -> Vec<History> {
+        let mut mutated = histories.to_vec();
+        (self.how)(&mut mutated);
+        mutated
+    }
+}
+
+struct Changes<'a> {
+    histories: &'a [History],
+    out: Vec<Mutation>,
+}
+
+impl Changes<'_> {
+    fn add(
+        &mut self,
+        what: &str,
+        check: &'static str,
+        places: &[Place],
+        how: impl Fn(&mut [History]) + 'static,
+    ) {
+        let said = |(file, index): &Place| {
+            let history = &self.histories[*file];
+            format!("{}:{} {}", history.name, index + 1, history.events[*index])
+        };
+        let of: Vec<String> = places.iter().map(said).collect();
+        let what = format!("{what}: {}", of.join(" and "));
+        self.out.push(Mutation { what, check, how: Box::new(how) });
+    }
+}
 
 /// One change of each kind.
 pub fn mutations(histories: &[History]) -> Result<Vec<Mutation>> {
-    let mut out = Vec::new();
-    let mut change = |what: &str, check, places: &[Place], how: &dyn Fn(&mut Vec<History>)| {
-        let mut mutated = histories.to_vec();
-        how(&mut mutated);
-        let of: Vec<String> = places
-            .iter()
-            .map(|(file, index)| {
-                format!(
-                    "{}:{} {}",
-                    histories[*file].name,
-                    index + 1,
-                    histories[*file].events[*index]
-                )
-            })
-            .collect();
-        out.push((format!("{what}: {}", of.join(" and ")), check, mutated));
-    };
+    let mut changes = Changes { histories, out: Vec::new() };
     let send = middle(histories, |e| e["f"] == "send" && e["type"] == "ok", "acknowledged send")?;
     let poll = middle(histories, |e| e["f"] == "poll" && e["proc"] == "confluent-reader", "poll")?;
     let drained =
@@ -71,20 +95,20 @@ pub fn mutations(histories: &[History]) -> Result<Vec<Mutation>> {
     )?;
     let hw = middle(histories, |e| e["f"] == "hw", "high watermark")?;
 
-    change("drop", "K4", &[send], &|all| drop(remove(all, send)));
-    change("drop", "K6", &[poll], &|all| drop(remove(all, poll)));
-    change("drop", "K6", &[drained], &|all| drop(remove(all, drained)));
+    changes.add("drop", "K4", &[send], move |all| drop(remove(all, send)));
+    changes.add("drop", "K6", &[poll], move |all| drop(remove(all, poll)));
+    changes.add("drop", "K6", &[drained], move |all| drop(remove(all, drained)));
     for (what, place) in [("poll", poll), ("send", send)] {
         let check = if what == "poll" { "K6" } else { "K2" };
-        change("repeat", check, &[place], &|all| {
+        changes.add("repeat", check, &[place], move |all| {
             let again = at(all, place).clone();
             all[place.0].events.insert(place.1, again);
         });
     }
     let later = next_of(histories, poll, &["f", "tp"])?;
-    change("swap", "K6", &[poll, later], &|all| all[poll.0].events.swap(poll.1, later.1));
+    changes.add("swap", "K6", &[poll, later], move |all| all[poll.0].events.swap(poll.1, later.1));
     let other = next_of(histories, send, &["f", "type", "tp"])?;
-    change("swap the offsets of", "K1", &[send, other], &|all| {
+    changes.add("swap the offsets of", "K1", &[send, other], move |all| {
         let (a, b) = (at(all, send)["off"].clone(), at(all, other)["off"].clone());
         at(all, send)["off"] = b;
         at(all, other)["off"] = a;
@@ -97,21 +121,21 @@ pub fn mutations(histories: &[History]) -> Result<Vec<Mutation>> {
         ("K7", hw, 1_000_000),
     ];
     for (check, place, by) in moves {
-        change(&format!("re-offset by {by}"), check, &[place], &|all| {
+        changes.add(&format!("re-offset by {by}"), check, &[place], move |all| {
             let off = &mut at(all, place)["off"];
             *off = json!(off.as_u64().unwrap_or(0).saturating_add_signed(by));
         });
     }
     for (check, place) in [("K1", send), ("K1", poll), ("K1", drained)] {
-        change("re-value", check, &[place], &|all| {
+        changes.add("re-value", check, &[place], move |all| {
             let val = &mut at(all, place)["val"];
             *val = json!(val.as_u64().unwrap_or(0) ^ (1 << 39));
         });
     }
-    change("call failed", "K4", &[send], &|all| at(all, send)["type"] = json!("fail"));
+    changes.add("call failed", "K4", &[send], move |all| at(all, send)["type"] = json!("fail"));
     let end = (drained.0, histories[drained.0].events.len() - 1);
-    change("truncate before", "K3", &[end], &|all| all[end.0].events.truncate(end.1));
-    Ok(out)
+    changes.add("truncate before", "K3", &[end], move |all| all[end.0].events.truncate(end.1));
+    Ok(changes.out)
 }
 
 fn at(histories: &mut [History], (file, index): Place) -> &mut Value {
@@ -138,4 +162,31 @@ fn next_of(histories: &[History], (file, index): Place, fields: &[&str]) -> Resu
     let alike = |event: &Value| fields.iter().all(|field| event[*field] == events[index][*field]);
     let found = (index + 1..events.len()).find(|next| alike(&events[*next]));
     Ok((file, found.context("the changed event has no successor")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_mutation_changes_one_file() {
+        let event = |proc: &str, f: &str, off: u64| json!({"proc": proc, "f": f, "type": "ok", "tp": "t/0", "off": off, "val": off});
+        let file = |proc: &str, fs: &[&str]| History {
+            name: format!("{proc}.jsonl"),
+            events: (0..4).flat_map(|n| fs.iter().map(move |f| event(proc, f, 600 + n))).collect(),
+        };
+        let histories = [
+            file("producer", &["send"]),
+            file("confluent-reader", &["poll", "hw"]),
+            file("member", &["commit"]),
+            file("drain", &["poll", "drain"]),
+        ];
+        let mutations = mutations(&histories).unwrap();
+        assert_eq!(mutations.len(), 17);
+        for mutation in mutations {
+            let mutated = mutation.apply(&histories);
+            let changed = histories.iter().zip(&mutated).filter(|(a, b)| a.events != b.events);
+            assert_eq!(changed.count(), 1, "{}", mutation.what);
+        }
+    }
 }

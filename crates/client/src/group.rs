@@ -126,6 +126,14 @@ impl GroupConsumer {
         matches!(self.state, State::Stable(_))
     }
 
+    /// Which generation of the group this member is in; each rebalance begins one.
+    pub fn generation(&self) -> Option<i32> {
+        match &self.state {
+            State::Stable(stable) => Some(stable.joined.generation),
+            State::Out | State::Joining(_) => None,
+        }
+    }
+
     /// What is in the way at present and is being tried again.
     pub fn trouble(&self) -> Option<&ClientError> {
         self.consumer.trouble()

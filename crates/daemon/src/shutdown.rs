@@ -32,6 +32,7 @@ impl Signals {
     /// Returns the name of the next signal. Cancel-safe.
     pub async fn next(&mut self) -> &'static str {
         tokio::select! {
+            biased;
             _ = self.term.recv() => "SIGTERM",
             _ = self.int.recv() => "SIGINT",
             () = received(&mut self.hangup) => "SIGHUP",

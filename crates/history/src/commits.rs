@@ -52,7 +52,7 @@ impl Commits {
         match read_to {
             None => say(None, "committed by a process that had read nothing".into()),
             Some((next, last)) if off > next => {
-                say(Some(last), format!("committed beyond what was read, which ends at {next}"))
+                say(Some(last), format!("committed beyond what was read, which ends at {next}"));
             }
             Some(_) => {}
         }

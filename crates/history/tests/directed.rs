@@ -272,14 +272,14 @@ fn broken(changes: &[(usize, &str, &str)], added: &str) -> Vec<String> {
 
 #[test]
 fn each_broken_rule_is_found_and_nothing_else() {
-    let mut wrong = String::new();
+    let mut wrong = Vec::new();
     for (changes, added, expected) in CASES {
         let report = judge(&broken(changes, added).join("\n"));
         if brief(&report) != *expected {
-            wrong += &format!("{changes:?} {added}\nexpected {expected:?}\nfound {report}\n\n");
+            wrong.push(format!("{changes:?} {added}\nexpected {expected:?}\nfound {report}\n\n"));
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Histories of confluent-kafka, kafka-python and the Java client while the broker is stopped and killed under them, judged
 //! by `tailway-history`; and the same histories with one event changed, which must not pass.
 //!
-//! Each client produces (acks=all, idempotent, retrying for 20 s) and is a member of one group of all three; the Python
-//! clients also read by `assign`. The final drain is confluent-kafka's. Every event is what a client saw: nothing of ours
+//! Each client produces (acks=all, idempotent, retrying for 20 s) and is a member of one group of all three, into which one
+//! more comes and which one leaves between the faults; the Python clients also read by `assign`. The final drain is confluent-kafka's. Every event is what a client saw: nothing of ours
 //! writes them but the faults.
 
 #![allow(clippy::print_stdout, reason = "says what was seen")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,18 +80,17 @@ fn clean_and_mutated() -> Result<()> {
     for worker in producers.iter_mut().chain(&mut consumers) {
         worker.at_work()?;
     }
-    let faults = hurt(&mut bench)?;
+    let mut faults = Vec::new();
+    hurt(&mut bench, &FAULTS[..2], &mut faults)?;
+    let mut latecomer = python_worker(&bench, "confluent-latecomer", &["subscribe", GROUP])?;
+    latecomer.at_work()?;
+    hurt(&mut bench, &FAULTS[2..4], &mut faults)?;
+    consumers.push(latecomer);
+    end(consumers.extract_if(.., |worker| worker.name == "confluent-member").collect())?;
+    hurt(&mut bench, &FAULTS[4..], &mut faults)?;
     sleep(Duration::from_secs(2));
-    for workers in [producers, consumers] {
-        let mut ending = Vec::new();
-        for worker in workers {
-            worker.process.signal(Signal::TERM)?;
-            ending.push(worker);
-        }
-        for worker in ending {
-            worker.end()?;
-        }
-    }
+    end(producers)?;
+    end(consumers)?;
     let out = bench.dir.path().join("drain.jsonl");
     let args = ["drain", text(&out)?, "drain", TOPIC, PARTITIONS, "60"];
     python::script("confluent_history.py", &bench.deployment.dev, Transport::Plaintext, &args)?;
@@ -100,10 +99,17 @@ fn clean_and_mutated() -> Result<()> {
     judge(bench.dir.path())
 }
 
-/// Ends the broker in each way and starts it again; the history of that.
-fn hurt(bench: &mut Bench) -> Result<Vec<Value>> {
-    let mut faults = Vec::new();
-    for (number, (how, pause)) in FAULTS.iter().enumerate() {
+/// SIGTERM to all, then waits for each.
+fn end(workers: Vec<Worker>) -> Result<()> {
+    for worker in &workers {
+        worker.process.signal(Signal::TERM)?;
+    }
+    workers.into_iter().try_for_each(Worker::end)
+}
+
+/// Ends the broker in each way and starts it again, and notes it.
+fn hurt(bench: &mut Bench, faults: &[(&str, Duration)], noted: &mut Vec<Value>) -> Result<()> {
+    for (how, pause) in faults {
         sleep(*pause);
         let t0 = micros()?;
         match *how {
@@ -111,11 +117,11 @@ fn hurt(bench: &mut Bench) -> Result<Vec<Value>> {
             _ => bench.deployment.kill_daemon("broker")?,
         }
         bench.deployment.start_daemon("broker")?;
-        let (t1, note) = (micros()?, format!("{how} {}", number + 1));
+        let (t1, note) = (micros()?, format!("{how} {}", noted.len() + 1));
         let event = json!({"proc": "nemesis", "f": "fault", "type": "ok", "t0": t0, "t1": t1, "note": note});
-        faults.push(event);
+        noted.push(event);
     }
-    Ok(faults)
+    Ok(())
 }
 
 /// Microseconds of the clock that the workers stamp with.
@@ -133,10 +139,11 @@ fn judge(dir: &Path) -> Result<()> {
     );
     println!("{said}");
     seen_enough(&histories)?;
-    for (what, check, mutated) in histories::mutations(&histories)? {
-        let (code, said) = checker(&mutated, dir)?;
+    for mutation in histories::mutations(&histories)? {
+        let (what, check) = (&mutation.what, mutation.check);
+        let (code, said) = checker(&mutation.apply(&histories), dir)?;
         ensure!(
-            code == Some(1) && said.lines().any(|line| line.starts_with(check)),
+            code == Some(1) && said.lines().any(|line| line.starts_with(&format!("{check} "))),
             "{what}: not flagged by {check} (exit {code:?}):\n{said}"
         );
         println!("       flagged by {check}: {what}");
@@ -213,7 +220,25 @@ fn seen_enough(histories: &[History]) -> Result<()> {
         ensure!(of("ok") >= ACKED_MIN, "{client}: only {} acknowledged sends", of("ok"));
         ensure!(over.iter().sum::<usize>() > 0, "{client}: nothing was outstanding at any kill");
     }
+    let resumed: usize = histories.iter().map(|history| resumes(&history.events)).sum();
+    println!("       members went on from a committed offset {resumed} times");
+    ensure!(resumed >= 4, "members went on from a committed offset only {resumed} times");
     Ok(())
+}
+
+/// How often a member was assigned a partition and first read it above 0.
+fn resumes(events: &[Value]) -> usize {
+    let mut fresh = BTreeSet::new();
+    let mut count = 0;
+    for event in events {
+        let tp = event["tp"].as_str().unwrap_or_default();
+        if event["f"] == "assign" && event["group"].is_string() {
+            fresh.insert(tp);
+        } else if event["f"] == "poll" && fresh.remove(tp) && event["off"].as_u64() > Some(0) {
+            count += 1;
+        }
+    }
+    count
 }
 
 fn python_worker(bench: &Bench, name: &'static str, args: &[&str]) -> Result<Worker> {

@@ -26,7 +26,7 @@ pub(super) async fn run(shared: Shared, name: String) {
     let mut member = GroupConsumer::new(shared.client(&name), options);
     // The next offset of each partition that was read since it was assigned.
     let mut read: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-    let mut assigned: Vec<TopicPartition> = Vec::new();
+    let mut generation = None;
     loop {
         let polled = match member.poll(POLL).await {
             Ok(polled) => polled,
@@ -39,13 +39,12 @@ pub(super) async fn run(shared: Shared, name: String) {
                 return;
             }
         };
-        let now = member.assignment();
-        if now != assigned || !member.is_stable() {
+        if member.generation() != generation {
+            generation = member.generation();
             read.clear();
-            assigned = if member.is_stable() { now } else { Vec::new() };
-            for partition in &assigned {
+            for partition in member.assignment() {
                 let group = Some(GROUP.to_owned());
-                let act = Act::Assign { tp: spelled(partition), off: None, group, drain: false };
+                let act = Act::Assign { tp: spelled(&partition), off: None, group, drain: false };
                 shared.history.add(&name, shared.history.now(), Outcome::Ok, act);
             }
         }
