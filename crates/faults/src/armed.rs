@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::POINTS;
+use crate::{BUGS, POINTS};
 
 /// The variable that arms points in a program under test.
 const VARIABLE: &str = "TAILWAY_FAULTS";
@@ -61,6 +61,31 @@ pub fn arm(point: &str, nth: u64, teeth: Teeth) {
 /// Lets everything pass again.
 pub fn disarm_all() {
     armed().points.clear();
+}
+
+fn planted() -> MutexGuard<'static, Option<&'static str>> {
+    static PLANTED: Mutex<Option<&'static str>> = Mutex::new(None);
+    PLANTED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Plants a bug in this process; `None` removes it.
+///
+/// # Panics
+/// If there is no such bug.
+pub fn plant(bug: Option<&str>) {
+    *planted() = bug.map(|bug| {
+        let known = BUGS.iter().find(|name| **name == bug);
+        known.copied().unwrap_or_else(|| panic!("there is no bug `{bug}`; there are {BUGS:?}"))
+    });
+}
+
+/// Whether a bug is planted.
+///
+/// # Panics
+/// If there is no such bug: a renamed one may not pass unnoticed.
+pub fn is_planted(bug: &'static str) -> bool {
+    assert!(BUGS.contains(&bug), "there is no bug `{bug}`; there are {BUGS:?}");
+    *planted() == Some(bug)
 }
 
 /// Passes, fails or ends the process, as the point is armed.

@@ -16,10 +16,30 @@ pub const POINTS: &[&str] = &[
     "storage.sync_dir",
 ];
 
+/// Every bug that can be planted: a guarded line of production code, broken on order, for simulations and tests to find.
+pub const BUGS: &[&str] = &[];
+
 #[cfg(feature = "faults")]
 mod armed;
 #[cfg(feature = "faults")]
-pub use armed::{Teeth, arm, check, disarm_all};
+pub use armed::{Teeth, arm, check, disarm_all, is_planted, plant};
+
+/// Whether a bug is planted: never, at no cost.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vanish without the feature")]
+pub fn is_planted(_bug: &'static str) -> bool {
+    false
+}
+
+/// Has a state machine check its invariants: in builds with faults after every event, otherwise never and at no cost.
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vanish without the feature")]
+pub fn verify(check: impl FnOnce()) {
+    if cfg!(feature = "faults") {
+        check();
+    }
+}
 
 /// Passes, at no cost.
 #[cfg(not(feature = "faults"))]
