@@ -13,6 +13,7 @@ mod oracle;
 mod plan;
 mod run;
 mod tls;
+mod writer;
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};

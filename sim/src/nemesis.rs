@@ -120,13 +120,10 @@ impl Nemesis {
     }
 
     /// One of the machines that run.
-    fn victim(&mut self, machines: &[Machine], broker: Option<bool>) -> Option<usize> {
-        let fits = |machine: &Machine| {
-            machine.runs()
-                && broker.is_none_or(|broker| broker == matches!(machine.role, Role::Broker(_)))
-        };
-        let fitting: Vec<usize> =
-            (0..machines.len()).filter(|index| fits(&machines[*index])).collect();
+    fn victim(&mut self, machines: &[Machine], fits: fn(Role) -> bool) -> Option<usize> {
+        let fitting: Vec<usize> = (0..machines.len())
+            .filter(|index| machines[*index].runs() && fits(machines[*index].role))
+            .collect();
         fitting.choose(&mut self.rng).copied()
     }
 
@@ -147,18 +144,7 @@ impl Nemesis {
                 self.strike_link(fault, machines, clients);
             }
             _ => {
-                let broker = match fault {
-                    Fault::KillBroker
-                    | Fault::CutPowerOfBroker
-                    | Fault::StopBroker
-                    | Fault::DiskErrorOfBroker => Some(true),
-                    Fault::KillCoordinator
-                    | Fault::CutPowerOfCoordinator
-                    | Fault::StopCoordinator
-                    | Fault::DiskErrorOfCoordinator => Some(false),
-                    _ => None,
-                };
-                if let Some(index) = self.victim(machines, broker) {
+                if let Some(index) = self.victim(machines, suits(fault)) {
                     self.strike_machine(fault, index, machines).await?;
                 }
             }
@@ -209,14 +195,14 @@ impl Nemesis {
         let pause = self.pause(DOWN_MS_MAX);
         let machine = &mut machines[index];
         match fault {
-            Fault::KillBroker | Fault::KillCoordinator => machine.kill(pause),
+            Fault::KillBroker | Fault::KillCoordinator | Fault::KillAgent => machine.kill(pause),
             Fault::CutPowerOfBroker | Fault::CutPowerOfCoordinator => {
                 machine.cut_power(self.rng.r#gen(), pause);
             }
             Fault::CutPowerInMidOperation => {
                 machine.disk().power_off_after(self.rng.gen_range(0..ARMED_CALLS_MAX));
             }
-            Fault::StopBroker | Fault::StopCoordinator => {
+            Fault::StopBroker | Fault::StopCoordinator | Fault::StopAgent => {
                 machine.ask_to_stop();
                 // A program may fail in the very moment; what must not be is that it does not end.
                 if let Err(cause) = machine.stopped().await
@@ -260,5 +246,23 @@ impl Nemesis {
             Fault::KillClient | Fault::CutLink | Fault::ResetConnections | Fault::SlowLink => {}
         }
         Ok(())
+    }
+}
+
+/// Which machines a fault is for. What a power cut or a failing disk of an agent's host takes of its log files and its
+/// journal is not simulated.
+fn suits(fault: Fault) -> fn(Role) -> bool {
+    match fault {
+        Fault::KillBroker
+        | Fault::CutPowerOfBroker
+        | Fault::StopBroker
+        | Fault::DiskErrorOfBroker => |role| matches!(role, Role::Broker(_)),
+        Fault::KillCoordinator
+        | Fault::CutPowerOfCoordinator
+        | Fault::StopCoordinator
+        | Fault::DiskErrorOfCoordinator => |role| role == Role::Coordinator,
+        Fault::KillAgent | Fault::StopAgent => |role| matches!(role, Role::Agent(_)),
+        Fault::CutPowerInMidOperation | Fault::DiskFull => |role| !matches!(role, Role::Agent(_)),
+        _ => |_| true,
     }
 }
