@@ -1,6 +1,6 @@
 //! Carries out the strikes of a plan, and ends those that last.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -50,13 +50,15 @@ pub(crate) struct Nemesis {
     rng: ChaCha8Rng,
     strikes: VecDeque<(Instant, Fault)>,
     undo: Vec<(Instant, Undo)>,
+    /// Machines whose disk was made to fail: their programs may have logs that are fenced until a restart.
+    troubled: BTreeSet<usize>,
 }
 
 impl Nemesis {
     pub(crate) fn new(rng: ChaCha8Rng, strikes: &[(Duration, Fault)]) -> Nemesis {
         let begun = Instant::now();
         let strikes = strikes.iter().map(|(at, fault)| (begun + *at, *fault)).collect();
-        Nemesis { rng, strikes, undo: Vec::new() }
+        Nemesis { rng, strikes, undo: Vec::new(), troubled: BTreeSet::new() }
     }
 
     /// Does what is due.
@@ -88,9 +90,14 @@ impl Nemesis {
             self.take_back(undo, machines);
         }
         tailway_net::sim::mend_all();
-        for machine in machines {
+        for machine in machines.iter() {
             machine.disk().disarm_all();
             machine.disk().set_capacity(None);
+        }
+        for index in std::mem::take(&mut self.troubled) {
+            if machines[index].runs() {
+                machines[index].kill(Duration::ZERO);
+            }
         }
     }
 
@@ -219,10 +226,12 @@ impl Nemesis {
             Fault::DiskErrorOfBroker | Fault::DiskErrorOfCoordinator => {
                 let operation = FAILING.choose(&mut self.rng).copied().unwrap_or(Operation::Write);
                 let fault = SimFault::Fail(operation, ErrorKind::Other);
+                self.troubled.insert(index);
                 machine.disk().arm(fault, self.rng.gen_range(1..ARMED_CALLS_MAX));
                 self.later(LASTING_MS_MAX, Undo::Restart(index));
             }
             Fault::DiskFull => {
+                self.troubled.insert(index);
                 let disk = machine.disk();
                 let used: usize = disk
                     .live_paths()

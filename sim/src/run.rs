@@ -142,10 +142,17 @@ impl Scenario {
     }
 
     async fn phases(&mut self) -> Result<(), String> {
-        for machine in &mut self.machines {
+        // Agents would create their topic themselves, with a retention that takes records away.
+        let agents =
+            self.machines.iter().position(|machine| matches!(machine.role, Role::Agent(_)));
+        let agents = agents.unwrap_or(self.machines.len());
+        for machine in &mut self.machines[..agents] {
             machine.start().map_err(|error| error.to_string())?;
         }
         self.create_topics().await?;
+        for machine in &mut self.machines[agents..] {
+            machine.start().map_err(|error| error.to_string())?;
+        }
         for client in &mut self.clients {
             client.start();
         }
