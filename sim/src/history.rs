@@ -28,9 +28,9 @@ struct Seen {
     open: BTreeMap<String, usize>,
 }
 
-/// The place of a send in the history.
+/// The place of an event in the history.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SendAt(usize);
+pub(crate) struct EventAt(usize);
 
 impl History {
     pub(crate) fn new() -> History {
@@ -46,16 +46,13 @@ impl History {
         u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    pub(crate) fn send(&self, proc: &str, tp: String, val: u64) -> SendAt {
-        let (t0, mut seen) = (self.now(), self.lock());
-        let act = Act::Send { tp, off: None, val, idempotent: true };
-        seen.events.push(Event { proc: proc.to_owned(), t0, t1: t0, outcome: Outcome::Info, act });
-        *seen.open.entry(proc.to_owned()).or_default() += 1;
-        SendAt(seen.events.len() - 1)
+    pub(crate) fn send(&self, proc: &str, tp: String, val: u64) -> EventAt {
+        *self.lock().open.entry(proc.to_owned()).or_default() += 1;
+        self.begin(proc, Act::Send { tp, off: None, val, idempotent: true })
     }
 
     /// How a send ended.
-    pub(crate) fn sent(&self, at: SendAt, outcome: Outcome, offset: Option<u64>) {
+    pub(crate) fn sent(&self, at: EventAt, outcome: Outcome, offset: Option<u64>) {
         let (now, mut seen) = (self.now(), self.lock());
         let seen = &mut *seen;
         if let Some(event) = seen.events.get_mut(at.0) {
@@ -67,6 +64,24 @@ impl History {
             if let Act::Send { off, .. } = &mut event.act {
                 *off = offset;
             }
+            let line = event.to_line();
+            note(|| line);
+        }
+    }
+
+    /// Adds an event that begins now and whose end is not known: a client that is killed leaves it so.
+    pub(crate) fn begin(&self, proc: &str, act: Act) -> EventAt {
+        let (t0, mut seen) = (self.now(), self.lock());
+        seen.events.push(Event { proc: proc.to_owned(), t0, t1: t0, outcome: Outcome::Info, act });
+        EventAt(seen.events.len() - 1)
+    }
+
+    /// How an event ended that had begun.
+    pub(crate) fn end(&self, at: EventAt, outcome: Outcome) {
+        let (now, mut seen) = (self.now(), self.lock());
+        if let Some(event) = seen.events.get_mut(at.0) {
+            event.t1 = now;
+            event.outcome = outcome;
             let line = event.to_line();
             note(|| line);
         }

@@ -57,15 +57,20 @@ pub(super) async fn run(shared: Shared, name: String) {
         }
         shared.polled(&name, &polled);
         if !read.is_empty() && member.is_stable() && rng.gen_ratio(1, COMMIT_ONE_IN) {
-            let t0 = shared.history.now();
+            let begun: Vec<_> = read
+                .iter()
+                .map(|(partition, next)| {
+                    let (tp, group) = (spelled(partition), GROUP.to_owned());
+                    let act = Act::Commit { tp, off: told(*next).unwrap_or_default(), group };
+                    shared.history.begin(&name, act)
+                })
+                .collect();
             let outcome = match member.commit().await {
                 Ok(()) => Outcome::Ok,
                 Err(_) => Outcome::Info,
             };
-            for (partition, next) in &read {
-                let (tp, group) = (spelled(partition), GROUP.to_owned());
-                let act = Act::Commit { tp, off: told(*next).unwrap_or_default(), group };
-                shared.history.add(&name, t0, outcome, act);
+            for at in begun {
+                shared.history.end(at, outcome);
             }
         }
     }

@@ -12,7 +12,7 @@ use tailway_wire::record::Compression;
 use tokio::time::{Instant, sleep};
 
 use super::{Shared, spelled, told};
-use crate::history::{SendAt, payload};
+use crate::history::{EventAt, payload};
 
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
 const PADDING_BYTES_MAX: usize = 400;
@@ -60,7 +60,7 @@ pub(super) async fn run(shared: Shared, name: String, number: u64) {
 
 async fn wait(
     shared: Shared,
-    at: SendAt,
+    at: EventAt,
     val: u64,
     delivery: Delivery,
 ) -> Result<(), DeliveryError> {
