@@ -53,20 +53,18 @@ impl History {
 
     /// How a send ended.
     pub(crate) fn sent(&self, at: EventAt, outcome: Outcome, offset: Option<u64>) {
-        let (now, mut seen) = (self.now(), self.lock());
-        let seen = &mut *seen;
+        let mut guard = self.lock();
+        let seen = &mut *guard;
         if let Some(event) = seen.events.get_mut(at.0) {
             if let Some(open) = seen.open.get_mut(&event.proc) {
                 *open -= 1;
             }
-            event.t1 = now;
-            event.outcome = outcome;
             if let Act::Send { off, .. } = &mut event.act {
                 *off = offset;
             }
-            let line = event.to_line();
-            note(|| line);
         }
+        drop(guard);
+        self.end(at, outcome);
     }
 
     /// Adds an event that begins now and whose end is not known: a client that is killed leaves it so.
