@@ -46,7 +46,7 @@ impl AgentMetrics {
             batch_bytes_sent: counter("tailway_agent_batch_bytes_sent", "Bytes of batches sent"),
             records_resent: counter(
                 "tailway_agent_records_resent",
-                "Events sent again because their batch is proven not to be stored",
+                "Events sent again because their batch was looked for and not found",
             ),
             records_repeated: counter(
                 "tailway_agent_records_repeated",

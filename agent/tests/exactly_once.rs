@@ -1,6 +1,8 @@
 //! Each line once and in order, whatever happens to the files, the agent and the broker.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+#[path = "exactly_once/after_a_kill.rs"]
+mod after_a_kill;
 mod common;
 
 use common::kafka::{Fault, Kafka};
@@ -94,64 +96,6 @@ fn a_deleted_file_is_read_to_its_end() {
     kafka.wait_for(3);
     agent.stop();
     assert_eq!(kafka.messages(), expected(0..3), "{}", agent.log());
-}
-
-/// The agent is killed while the broker has its batches, or has them not, and never said so.
-#[test]
-fn what_a_kill_left_in_doubt_is_found_out() {
-    for (fault, stored) in [(Fault::NoAnswer, true), (Fault::Deaf, false)] {
-        let kafka = Kafka::start();
-        let mut agent = Agent::new(&kafka, "");
-        agent.write("a.log", &numbers(0..10));
-        agent.start();
-        kafka.wait_for(10);
-        kafka.set_fault(fault);
-        agent.write("a.log", &numbers(10..20));
-        kafka.wait_for_produces(2);
-        agent.kill();
-        let found = kafka.messages().len();
-        assert_eq!(found > 10, stored, "{fault:?}: {found} are there");
-        kafka.set_fault(Fault::None);
-        agent.write("a.log", &numbers(20..30));
-        agent.start();
-        kafka.wait_for(30);
-        agent.stop();
-        assert_eq!(kafka.messages(), expected(0..30), "{fault:?}\n{}", agent.log());
-        let said =
-            if stored { "a batch in doubt is stored" } else { "a batch in doubt is not stored" };
-        assert!(agent.log().contains(said), "{fault:?}: it must say `{said}`\n{}", agent.log());
-    }
-}
-
-/// A request of the killed process is carried out after its successor has looked for it: nothing
-/// can be done about the repetition, but it is told.
-#[test]
-fn what_comes_late_is_told() {
-    for untold in [false, true] {
-        let kafka = Kafka::start();
-        let mut agent = Agent::new(&kafka, "");
-        agent.write("a.log", &numbers(0..10));
-        agent.start();
-        kafka.wait_for(10);
-        kafka.set_fault(Fault::Hold);
-        agent.write("a.log", &numbers(10..20));
-        kafka.wait_for_produces(2);
-        agent.kill();
-        kafka.set_fault(Fault::Release { untold });
-        agent.start();
-        kafka.wait_for(30);
-        agent.write("a.log", &numbers(20..30));
-        kafka.wait_for(40);
-        agent.stop();
-        let mut twice = expected(0..20);
-        twice.extend(expected(10..30));
-        assert_eq!(kafka.messages(), twice, "untold: {untold}\n{}", agent.log());
-        assert!(
-            agent.log().contains("events are stored twice"),
-            "untold: {untold}: it must say so\n{}",
-            agent.log()
-        );
-    }
 }
 
 #[test]
