@@ -13,6 +13,7 @@ pub struct AgentMetrics {
     pub batch_bytes_sent: Counter,
     pub records_resent: Counter,
     pub records_repeated: Counter,
+    pub records_unproven: Counter,
     pub retries: Counter,
     pub generations: Counter,
     pub bytes_lost: Counter,
@@ -51,6 +52,10 @@ impl AgentMetrics {
             records_repeated: counter(
                 "tailway_agent_records_repeated",
                 "Events that are known to be stored twice",
+            ),
+            records_unproven: counter(
+                "tailway_agent_records_unproven",
+                "Events sent again although nothing proves that they were not stored",
             ),
             retries: counter(
                 "tailway_agent_retries",

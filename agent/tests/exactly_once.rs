@@ -4,6 +4,8 @@
 #[path = "exactly_once/after_a_kill.rs"]
 mod after_a_kill;
 mod common;
+#[path = "exactly_once/in_doubt_for_long.rs"]
+mod in_doubt_for_long;
 
 use common::kafka::{Fault, Kafka};
 use common::{Agent, numbers};
@@ -113,6 +115,45 @@ fn an_ack_that_got_lost_is_made_up_for() {
     kafka.wait_for(20);
     agent.stop();
     assert_eq!(kafka.messages(), expected(0..20), "{}", agent.log());
+}
+
+/// The topic is deleted and made anew under a running agent, with a batch on its way: by a broker
+/// that takes any first sequence of a producer, and by one that does not.
+#[test]
+fn a_topic_that_is_made_anew_gets_what_was_on_its_way() {
+    for strict in [false, true] {
+        let kafka = Kafka::start();
+        let mut agent = Agent::new(&kafka, "");
+        agent.write("a.log", &numbers(0..10));
+        agent.start();
+        kafka.wait_for(10);
+        kafka.set_fault(Fault::Deaf);
+        agent.write("a.log", &numbers(10..20));
+        kafka.wait_for_produces(2);
+        kafka.recreate_topic();
+        if strict {
+            kafka.be_strict();
+        }
+        kafka.set_fault(Fault::None);
+        kafka.wait_for(10);
+        agent.write("a.log", &numbers(20..30));
+        kafka.wait_for(20);
+        agent.write("b.log", &numbers(30..40));
+        kafka.wait_for(30);
+        let moved = agent.log().contains("the topic is another one of its name now");
+        assert!(moved || !strict, "{}", agent.log());
+        // The next process finds its way as well.
+        kafka.set_fault(Fault::NoAnswer);
+        agent.write("a.log", &numbers(40..50));
+        kafka.wait_for(40);
+        agent.kill();
+        kafka.set_fault(Fault::None);
+        agent.start();
+        agent.write("a.log", &numbers(50..60));
+        kafka.wait_for(50);
+        agent.stop();
+        assert_eq!(kafka.messages(), expected(10..60), "strict: {strict}\n{}", agent.log());
+    }
 }
 
 #[test]

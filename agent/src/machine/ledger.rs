@@ -32,6 +32,22 @@ pub struct Target {
     pub partition: i32,
 }
 
+impl Target {
+    /// Whether it may be in the same cluster: old brokers do not tell which one they are.
+    pub fn is_in_cluster(&self, cluster: &str) -> bool {
+        may_be_same(&self.cluster, cluster)
+    }
+
+    /// Whether it may be of the same topic, which is more than a topic of the same name.
+    pub fn is_of_topic(&self, topic_id: &str) -> bool {
+        may_be_same(&self.topic_id, topic_id)
+    }
+}
+
+fn may_be_same(one: &str, other: &str) -> bool {
+    one.is_empty() || other.is_empty() || one == other
+}
+
 /// Bytes of one file generation, and the marker at their end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
@@ -53,6 +69,9 @@ pub struct Fence {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub number: u64,
+    /// When it was made; 0: from a version that did not say.
+    #[serde(default)]
+    pub at: WallMs,
     pub target: Target,
     pub producer_id: i64,
     pub producer_epoch: i16,
@@ -384,6 +403,7 @@ mod tests {
         let sequence = i32::try_from(number).unwrap() * 10;
         Plan {
             number,
+            at: WallMs(5),
             target: target(0),
             producer_id: 7,
             producer_epoch: 0,

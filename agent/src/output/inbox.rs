@@ -35,6 +35,12 @@ pub enum Message {
         lane: LaneId,
         resolved: Resolved,
     },
+    /// The topic is another one of its name, or in another cluster, than the lane's. Its pipeline
+    /// has stopped.
+    Moved {
+        lane: LaneId,
+        found: TopicFound,
+    },
     /// Batches may be sent.
     Started {
         lane: LaneId,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tailway_client::ProducerIdentity;
 use tailway_client::machine::pipeline::sequence_after;
-use tailway_metadata::time::Mono;
+use tailway_metadata::time::{Mono, WallMs};
 use tailway_wire::WireError;
 use tailway_wire::record::{BatchBuilder, stamp_producer};
 use tokio::sync::mpsc;
@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 use super::inbox::LaneId;
 use super::link::Command;
 use super::parcel::{Buffer, Entry, Parcel};
-use super::resolve::Doubt;
+use super::resolve::{Doubt, LookFrom};
 use crate::machine::identity::{Generation, Marker};
 use crate::machine::ledger::{PLANS_OPEN_MAX, Plan, Range, Target};
 
@@ -51,12 +51,16 @@ enum Phase {
 pub struct Lane {
     pub id: LaneId,
     pub target: Target,
+    /// What the target was before its topic was deleted and made anew, or its cluster changed.
+    pub former: Vec<Target>,
     /// Files that wait for room.
     pub waiting: BTreeSet<usize>,
     /// What is in the way, and is tried again.
     pub trouble: Option<String>,
     /// Why something may have been sent twice, if it may.
     pub repeated: Option<String>,
+    /// What was looked for in vain may have been deleted; it was looked for below this offset.
+    pub unproven_below: Option<i64>,
     phase: Phase,
     next_sequence: i32,
     /// The sequence of the next new batch once the link is ready.
@@ -83,9 +87,11 @@ impl Lane {
         Self {
             id,
             target,
+            former: Vec::new(),
             waiting: BTreeSet::new(),
             trouble: None,
             repeated: None,
+            unproven_below: None,
             phase: Phase::Beginning,
             next_sequence: 0,
             start_sequence: 0,
@@ -188,10 +194,11 @@ impl Lane {
     }
 
     /// The plan under which the parcel goes out next.
-    pub fn plan(&self, number: u64, parcel: &Parcel, pipeline: u64) -> Option<Plan> {
+    pub fn plan(&self, number: u64, at: WallMs, parcel: &Parcel, pipeline: u64) -> Option<Plan> {
         let Phase::Flowing(identity) = self.phase else { return None };
         Some(Plan {
             number,
+            at,
             target: self.target.clone(),
             producer_id: identity.producer_id,
             producer_epoch: identity.producer_epoch,
@@ -239,10 +246,15 @@ impl Lane {
 
     // Beginning, and beginning again.
 
+    /// Whether plans of that target are this lane's.
+    pub fn has_plans_of(&self, target: &Target) -> bool {
+        self.target == *target || self.former.contains(target)
+    }
+
     /// Asks the link to find out about `doubts`.
-    pub fn resolve(&mut self, doubts: Vec<Doubt>, scan_from: Option<i64>, settle: bool) {
+    pub fn resolve(&mut self, doubts: Vec<Doubt>, from: LookFrom, settle: bool) {
         self.phase = Phase::Beginning;
-        drop(self.commands.try_send(Command::Resolve { doubts, scan_from, settle }));
+        drop(self.commands.try_send(Command::Resolve { doubts, from, settle }));
     }
 
     /// Asks the link to get ready to send under this identity from sequence 0 on, `None`: under

@@ -1,7 +1,6 @@
 //! Lanes without a network: what is sent, in which order, and what comes of a split.
 
 use bytes::Bytes;
-use tailway_metadata::time::WallMs;
 use tailway_wire::record::{Batch, Compression};
 
 use super::*;
@@ -116,7 +115,7 @@ fn at_most_five_are_on_their_way_and_acks_come_in_order() {
             break;
         }
         let parcel = parcel.unwrap();
-        let plan = lane.plan(number, &parcel, 1).unwrap();
+        let plan = lane.plan(number, WallMs(9), &parcel, 1).unwrap();
         let sequence = i32::try_from(number).unwrap();
         assert_eq!((plan.first_sequence, plan.last_sequence), (sequence, sequence));
         lane.send(&plan, parcel).unwrap();
@@ -126,7 +125,7 @@ fn at_most_five_are_on_their_way_and_acks_come_in_order() {
     }
     assert_eq!(lane.acked(0).unwrap().plan, 0);
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
-    assert_eq!(lane.plan(6, &parcel, 1).unwrap().acked_through, 0);
+    assert_eq!(lane.plan(6, WallMs(9), &parcel, 1).unwrap().acked_through, 0);
 }
 
 #[test]
@@ -135,7 +134,7 @@ fn what_was_on_its_way_goes_first_under_the_new_identity() {
     lane.started(identity());
     put(&mut lane, A, 0, 5, "one");
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
-    let plan = lane.plan(0, &parcel, 1).unwrap();
+    let plan = lane.plan(0, WallMs(9), &parcel, 1).unwrap();
     lane.send(&plan, parcel).unwrap();
     put(&mut lane, A, 5, 9, "two");
     let sent: Vec<Parcel> = lane.take_sent().into_iter().map(|sent| sent.parcel).collect();
@@ -144,7 +143,7 @@ fn what_was_on_its_way_goes_first_under_the_new_identity() {
     lane.start(None);
     lane.started(ProducerIdentity { producer_id: 78, producer_epoch: 0 });
     let again = next(&mut lane, NOW).unwrap();
-    let plan = lane.plan(1, &again, 1).unwrap();
+    let plan = lane.plan(1, WallMs(9), &again, 1).unwrap();
     assert_eq!((plan.producer_id, plan.first_sequence, spans(&again)), (78, 0, vec![(A, 0, 5)]));
     lane.send(&plan, again).unwrap();
     assert!(matches!(heard.try_recv(), Ok(Command::Batch { .. })));
@@ -200,7 +199,7 @@ fn what_an_earlier_process_sent_goes_out_as_it_was() {
             other.started(identity());
             put(&mut other, A, from, to, "line");
             let parcel = next(&mut other, NOW + LINGER).unwrap();
-            let mut plan = other.plan(number, &parcel, 1).unwrap();
+            let mut plan = other.plan(number, WallMs(9), &parcel, 1).unwrap();
             (plan.first_sequence, plan.last_sequence) = (sequence, sequence);
             (plan, parcel)
         })
@@ -223,7 +222,7 @@ fn what_an_earlier_process_sent_goes_out_as_it_was() {
         assert_eq!(lane.acked(base_sequence).unwrap().plan, plan);
     }
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
-    assert_eq!(lane.plan(6, &parcel, 1).unwrap().first_sequence, 1);
+    assert_eq!(lane.plan(6, WallMs(9), &parcel, 1).unwrap().first_sequence, 1);
 }
 
 /// The hash says what the lines are, not how files take turns nor when they were read.

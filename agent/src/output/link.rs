@@ -12,6 +12,9 @@
 //! again, and a batch found twice is told instead of hidden. An acknowledgement without an offset
 //! does not say how far to look, so the next one that has an offset does. Looking again holds up
 //! neither the acknowledgements nor a stop, and is tried until it works.
+//!
+//! A topic that was deleted and made anew is another topic: before it is looked into, and when
+//! sending has trouble, the link compares its id, and the cluster's, with those that the lane knows.
 
 use std::time::Duration;
 
@@ -20,14 +23,15 @@ use tailway_client::machine::pipeline::{
     Ack, PipelineOptions, ProducerIdentity, SequencedBatch, StopReason,
 };
 use tailway_client::produce::{SenderEvent, SenderOptions};
-use tailway_client::{Client, ClientError, OffsetSpec, PartitionSender, TopicPartition};
+use tailway_client::{Client, ClientError, PartitionSender, TopicPartition};
 use tailway_daemon::Stop;
 use tailway_net::backoff::Backoff;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::inbox::{Inbox, LaneId, Message};
-use super::resolve::{Doubt, Scanned, scan};
+use super::resolve::{Doubt, LookFrom, Scanned, offset_of, scan};
+use super::topic::TopicFound;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -39,9 +43,8 @@ const LOOKS_MAX: usize = 16;
 /// What the lane wants.
 #[derive(Debug)]
 pub enum Command {
-    /// Find out about `doubts`. `scan_from`: where to look; `None` if nothing was ever sent to this
-    /// partition. `settle`: requests may still be on their way.
-    Resolve { doubts: Vec<Doubt>, scan_from: Option<i64>, settle: bool },
+    /// Find out about `doubts`. `settle`: requests may still be on their way.
+    Resolve { doubts: Vec<Doubt>, from: LookFrom, settle: bool },
     /// Get ready to send under `identity`, or under one that was never used. `resent`, with their
     /// counts of records, are the first batches, from `first_sequence` on; an earlier process has
     /// sent them.
@@ -69,6 +72,8 @@ pub struct Link {
     pub lane: LaneId,
     pub client: Client,
     pub partition: TopicPartition,
+    /// The topic that the lane knows.
+    pub topic: TopicFound,
     pub request_timeout: Duration,
     /// A batch that has no acknowledgement for this long is looked for instead of sent again.
     pub delivery_timeout: Duration,
@@ -116,6 +121,11 @@ impl Missing {
     }
 }
 
+fn is_other(known: &TopicFound, found: &TopicFound) -> bool {
+    let differ = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
+    differ(&known.cluster, &found.cluster) || differ(&known.topic_id, &found.topic_id)
+}
+
 /// Where the acknowledged batch ends, if it says.
 fn end_of(ack: &Ack) -> Option<i64> {
     (ack.base_offset >= 0).then(|| ack.base_offset + i64::from(ack.record_count))
@@ -130,8 +140,9 @@ fn records_repeated(doubts: &[(Doubt, u32)], scanned: &Scanned) -> i64 {
 }
 
 /// What a task keeps from one pipeline to the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Memory {
+    topic: TopicFound,
     missing: Missing,
     /// Of the last look, before it is known whether it is sent again as it was.
     fresh: Missing,
@@ -141,7 +152,12 @@ struct Memory {
 impl Link {
     /// Runs until the lane is dropped or the program stops.
     pub async fn run(self, mut commands: mpsc::Receiver<Command>, mut stop: Stop) {
-        let mut memory = Memory::default();
+        let mut memory = Memory {
+            topic: self.topic.clone(),
+            missing: Missing::default(),
+            fresh: Missing::default(),
+            looks: JoinSet::new(),
+        };
         while self.turn(&mut memory, &mut commands, &mut stop).await.is_some() {}
     }
 
@@ -152,11 +168,19 @@ impl Link {
         stop: &mut Stop,
     ) -> Option<()> {
         match stop.unless(commands.recv()).await?? {
-            Command::Resolve { doubts, scan_from, settle } => {
+            Command::Resolve { doubts, from, settle } => {
                 if settle {
                     stop.unless(tokio::time::sleep(SETTLE)).await?;
                 }
-                let look = || self.look(&doubts, scan_from);
+                if !doubts.is_empty() {
+                    let known = &memory.topic;
+                    let moved = self.until_it_works(|| self.moved(known), stop).await?;
+                    if let Some(found) = moved {
+                        self.tell_moved(memory, found);
+                        return Some(());
+                    }
+                }
+                let look = || self.look(&doubts, from);
                 let resolved = self.until_it_works(look, stop).await?;
                 memory.fresh = Missing::of(&doubts, &resolved);
                 self.inbox.send(Message::Resolved { lane: self.lane, resolved });
@@ -199,17 +223,32 @@ impl Link {
         Backoff::new(PAUSE_FIRST, PAUSE_MAX, u64::from(seed))
     }
 
-    async fn look(
-        &self,
-        doubts: &[Doubt],
-        scan_from: Option<i64>,
-    ) -> Result<Resolved, ClientError> {
-        let scan_from = if let Some(from) = scan_from {
-            from
-        } else {
-            let spec = [(self.partition.clone(), OffsetSpec::Latest)];
-            self.client.list_offsets(&spec).await?.first().map_or(0, |listed| listed.offset)
-        };
+    /// The topic as it is now, if it is not the one that is known.
+    async fn moved(&self, known: &TopicFound) -> Result<Option<TopicFound>, ClientError> {
+        let name = &self.partition.topic;
+        self.client.invalidate(name);
+        let topic = self.client.topic_or_create(name).await?;
+        let found = TopicFound::of(&self.client, &topic);
+        Ok(is_other(known, &found).then_some(found))
+    }
+
+    /// The same, as far as it is known without asking.
+    fn has_moved(&self, known: &TopicFound) -> Option<TopicFound> {
+        let cluster = self.client.known();
+        let topic = cluster.topic(&self.partition.topic)?;
+        let found = TopicFound::of(&self.client, topic);
+        is_other(known, &found).then_some(found)
+    }
+
+    fn tell_moved(&self, memory: &mut Memory, found: TopicFound) {
+        memory.topic = found.clone();
+        // What is looked for a second time was in the topic that is gone.
+        memory.missing = Missing::default();
+        self.inbox.send(Message::Moved { lane: self.lane, found });
+    }
+
+    async fn look(&self, doubts: &[Doubt], from: LookFrom) -> Result<Resolved, ClientError> {
+        let scan_from = offset_of(&self.client, &self.partition, from).await?;
         let mut resolved =
             Resolved { scan_from, found: Vec::new(), deleted_from: None, looked_to: scan_from };
         if !doubts.is_empty() {
@@ -265,6 +304,10 @@ impl Link {
                     SenderEvent::Retrying { cause, .. } => {
                         self.tell_trouble(cause);
                         stop.unless(self.create_if_gone()).await?;
+                        if let Some(found) = self.has_moved(&memory.topic) {
+                            self.tell_moved(memory, found);
+                            return Some(());
+                        }
                     }
                     SenderEvent::Stopped { reason, open } => {
                         self.tell_stopped(reason, open);

@@ -38,6 +38,16 @@ impl Doubt {
     }
 }
 
+/// Where to look from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LookFrom {
+    /// Nothing was ever sent to this partition: whatever comes is behind its end.
+    End,
+    Offset(i64),
+    /// Behind records of this time, in milliseconds.
+    Time(i64),
+}
+
 /// What a scan found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scanned {
@@ -60,6 +70,30 @@ impl Scanned {
             }
         }
     }
+}
+
+/// The offset to look from.
+pub async fn offset_of(
+    client: &Client,
+    partition: &TopicPartition,
+    from: LookFrom,
+) -> Result<i64, ClientError> {
+    let listed = async |spec| {
+        let listed = client.list_offsets(&[(partition.clone(), spec)]).await?;
+        Ok::<i64, ClientError>(listed.first().map_or(-1, |listed| listed.offset))
+    };
+    match from {
+        LookFrom::Offset(offset) => return Ok(offset),
+        LookFrom::Time(at) => {
+            let offset = listed(OffsetSpec::Timestamp(at)).await?;
+            if offset >= 0 {
+                return Ok(offset);
+            }
+            // Nothing is that new.
+        }
+        LookFrom::End => {}
+    }
+    Ok(listed(OffsetSpec::Latest).await?.max(0))
 }
 
 /// Looks for batches from `from` on, up to `to` (by default what is committed now).

@@ -322,6 +322,10 @@ impl Shipper {
                 Ok(())
             }
             Message::Resolved { lane, resolved } => self.resolved(lane, resolved),
+            Message::Moved { lane, found } => {
+                self.moved(lane, found);
+                Ok(())
+            }
             Message::Started { lane, identity } => self.started(lane, identity),
             Message::LaneTrouble { lane, cause } => {
                 self.lane_trouble(lane, cause);

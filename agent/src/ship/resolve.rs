@@ -7,6 +7,11 @@
 //! broker does not know the producer - and after a pipeline stopped, the plans are voided and the
 //! lines are sent anew under the producer's next epoch, which keeps the old requests out. The new
 //! epoch is in the journal before the plans are voided.
+//!
+//! A topic that was made anew is looked into from before the first plan on, because requests go to
+//! a topic by its name. In another cluster the producer id may be somebody else's: there lines go
+//! out under a new one. What cannot be known - that cluster, or what retention deleted before it
+//! was looked at - is sent and said: these lines are there at least once.
 
 use std::time::Duration;
 
@@ -21,11 +26,14 @@ use crate::output::inbox::LaneId;
 use crate::output::lane::Sent;
 use crate::output::link::Resolved;
 use crate::output::parcel::{Parcel, split};
-use crate::output::resolve::Doubt;
+use crate::output::resolve::{Doubt, LookFrom};
+use crate::output::topic::TopicFound;
 
 /// Between the stop of a pipeline and its new beginning; doubles up to the maximum.
 const RESTART_FIRST: Duration = Duration::from_millis(500);
 const RESTART_MAX: Duration = Duration::from_secs(30);
+/// How far our clock and a broker's may be apart where a place to look from is known by its time.
+const CLOCKS_APART_MS: i64 = 3_600_000;
 
 /// A lane whose pipeline stopped.
 #[derive(Debug)]
@@ -112,8 +120,8 @@ impl Shipper {
 
     /// The first beginning of a lane: an earlier run may have left something in doubt.
     pub(super) fn resolve_lane(&mut self, id: LaneId) {
+        let batches = self.plans_in_doubt(id).len();
         let target = &self.lanes[id].target;
-        let batches = self.registry.ledger().plans_of(target).count();
         if batches > 0 {
             tracing::info!(
                 topic = target.topic,
@@ -126,11 +134,60 @@ impl Shipper {
     }
 
     fn ask_about_doubts(&mut self, id: LaneId, settle: bool) {
-        let ledger = self.registry.ledger();
+        let plans = self.plans_in_doubt(id);
         let lane = &mut self.lanes[id];
-        let doubts = ledger.plans_of(&lane.target).map(doubt).collect();
-        let scan_from = ledger.scan_from.get(&lane.target).copied();
-        lane.resolve(doubts, scan_from, settle);
+        let from = if plans.iter().any(|plan| plan.target != lane.target) {
+            // Offsets of the topic as it was say nothing about this one.
+            let first = plans.iter().map(|plan| plan.at.0).min().unwrap_or_default();
+            LookFrom::Time(first.saturating_sub(CLOCKS_APART_MS).max(0))
+        } else {
+            let known = self.registry.ledger().scan_from.get(&lane.target);
+            known.map_or(LookFrom::End, |from| LookFrom::Offset(*from))
+        };
+        lane.resolve(plans.iter().map(doubt).collect(), from, settle);
+    }
+
+    /// Open plans of the lane, oldest first.
+    fn plans_in_doubt(&self, id: LaneId) -> Vec<Plan> {
+        let lane = &self.lanes[id];
+        let plans = self.registry.ledger().plans.values();
+        plans.filter(|plan| lane.has_plans_of(&plan.target)).cloned().collect()
+    }
+
+    /// The lane's topic was deleted and made anew, or its cluster is another. What was on its way is
+    /// looked for there: requests go to a topic by its name.
+    pub(super) fn moved(&mut self, id: LaneId, found: TopicFound) {
+        let lane = &mut self.lanes[id];
+        let former = lane.target.clone();
+        let now = Target {
+            cluster: found.cluster.clone(),
+            topic_id: found.topic_id.clone(),
+            ..former.clone()
+        };
+        tracing::warn!(
+            topic = former.topic,
+            partition = former.partition,
+            was = former.topic_id,
+            is = now.topic_id,
+            "the topic is another one of its name now; looking for what was on its way"
+        );
+        let mut sent = Vec::from(lane.take_sent());
+        sent.retain(|sent| !sent.resumed);
+        lane.target.clone_from(&now);
+        lane.former.push(former.clone());
+        self.lane_of.remove(&former);
+        self.lane_of.insert(now, id);
+        if let Some(topic) = self.topics.get_mut(&former.topic) {
+            topic.found = Some(found);
+        }
+        let begun = true;
+        let at = self.clock.mono();
+        let (pause, refused, hopeless) = (RESTART_FIRST, None, false);
+        let restart = Restart { at, pause, sent: Vec::new(), refused, hopeless, begun };
+        let restart = self.restarts.entry(id).or_insert(restart);
+        restart.begun = begun;
+        restart.sent.extend(sent);
+        self.ask_about_doubts(id, true);
     }
 
     // What was found.
@@ -146,16 +203,26 @@ impl Shipper {
             Some(restart) => std::mem::take(&mut restart.sent),
             None => Vec::new(),
         };
-        let (missing, torn) = self.take_found(id, &target, &resolved, sent)?;
+        let (missing, torn) = self.take_found(id, &resolved, sent)?;
         if missing.is_empty() {
             let fence = self.registry.ledger().fences.get(&target);
             let fence = fence.copied().map(identity);
             self.lanes[id].start(fence);
             return self.unblock();
         }
+        let records = missing.iter().map(|missing| plan_records(&missing.plan)).sum();
+        self.lanes[id].unproven_below = resolved.deleted_from.map(|_| resolved.looked_to);
         let may_resume = !torn && !self.restarts.contains_key(&id);
         if may_resume && self.resume(id, &target, &missing)? {
             return self.unblock();
+        }
+        if let Some(from) = resolved.deleted_from {
+            let to = resolved.looked_to;
+            self.unproven(
+                id,
+                records,
+                &format!("retention deleted offsets from {from} on, below {to}"),
+            );
         }
         self.start_anew(id, &target, missing)?;
         self.unblock()
@@ -166,11 +233,10 @@ impl Shipper {
     fn take_found(
         &mut self,
         id: LaneId,
-        target: &Target,
         resolved: &Resolved,
         mut sent: Vec<Sent>,
     ) -> Result<(Vec<Missing>, bool), ShipError> {
-        let plans: Vec<Plan> = self.registry.ledger().plans_of(target).cloned().collect();
+        let plans = self.plans_in_doubt(id);
         let last_found = resolved.found.iter().rposition(Option::is_some);
         let (mut missing, mut torn) = (Vec::new(), false);
         for (at, (plan, found)) in plans.into_iter().zip(&resolved.found).enumerate() {
@@ -222,6 +288,10 @@ impl Shipper {
         missing: &[Missing],
     ) -> Result<bool, ShipError> {
         let Some(first) = missing.first() else { return Ok(false) };
+        if missing.iter().any(|missing| !missing.plan.target.is_in_cluster(&target.cluster)) {
+            // There the producer id may be somebody else's.
+            return Ok(false);
+        }
         let producer = first.plan.producer();
         let mut next = first.plan.first_sequence;
         let fence = self.registry.ledger().fences.get(target);
@@ -272,7 +342,17 @@ impl Shipper {
         };
         let refused = self.restarts.get(&id).and_then(|restart| restart.refused);
         let known = self.registry.ledger().fences.get(target).copied();
-        let fence = next_fence(last, known, refused);
+        let elsewhere = |missing: &&Missing| !missing.plan.target.is_in_cluster(&target.cluster);
+        let foreign: Vec<&Missing> = missing.iter().filter(elsewhere).collect();
+        let fence = if let Some(first) = foreign.first() {
+            let records = foreign.iter().map(|missing| plan_records(&missing.plan)).sum();
+            let why = format!("they were on their way to cluster {}", first.plan.target.cluster);
+            self.unproven(id, records, &why);
+            // There the producer id may be somebody else's.
+            None
+        } else {
+            next_fence(last, known, refused)
+        };
         self.registry.record(Record::Fence { target: target.clone(), fence })?;
         let mut again = Vec::new();
         for Missing { plan, known } in missing {
@@ -327,11 +407,26 @@ impl Shipper {
     }
 
     /// A batch of an earlier process is stored, the first or the second time it was sent.
-    pub(super) fn resumed(&mut self, id: LaneId) {
+    pub(super) fn resumed(&mut self, id: LaneId, sent: &Sent, base_offset: i64) {
+        if self.lanes[id].unproven_below.is_some_and(|end| base_offset >= end) {
+            // It is new there: the broker did not know it any more, or never had it.
+            let records = sent.parcel.count.unsigned_abs();
+            self.unproven(id, records, "retention deleted what would show them");
+        }
         if !self.lanes[id].is_resuming() {
             // Nothing of its files is in doubt now, so they may be followed.
             self.calendar.full_scan = self.clock.mono();
         }
+    }
+
+    /// Records are sent again of which nobody knows whether they were stored before.
+    fn unproven(&mut self, id: LaneId, records: u32, why: &str) {
+        let lane = &mut self.lanes[id];
+        let (topic, partition) = (&lane.target.topic, lane.target.partition);
+        tracing::warn!(topic, partition, records, why, "events may be stored twice");
+        let text = format!("{records} events may be stored twice since the last start: {why}");
+        lane.repeated.get_or_insert(text);
+        self.metrics.records_unproven.inc_by(u64::from(records));
     }
 
     pub(super) fn repeated(&mut self, id: LaneId, records: i64) {

@@ -4,7 +4,6 @@
 //! pipeline stopped or in an earlier run, is in `resolve`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use tailway_client::TopicPartition;
 use tailway_client::machine::pipeline::Ack;
@@ -22,11 +21,6 @@ use crate::output::lane::Lane;
 use crate::output::link::Link;
 use crate::output::parcel::Parcel;
 use crate::output::topic::{self, TopicFound};
-
-/// A batch without an acknowledgement for this long is looked for instead of sent again: well below
-/// the day after which brokers forget a producer (`producer.id.expiration.ms`), and with it that
-/// they have the batch.
-const DELIVERY_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// A topic that inputs send to.
 #[derive(Debug, Default)]
@@ -104,8 +98,8 @@ impl Shipper {
         let mut targets: BTreeSet<Target> = BTreeSet::new();
         targets.extend(self.registry.ledger().plans.values().map(|plan| plan.target.clone()));
         for target in targets.into_iter().filter(|target| target.topic == name) {
-            if self.is_current(&target) {
-                self.lane_of_target(&target);
+            if let Some(now) = self.now_of(&target) {
+                self.lane_of_target(&now);
                 continue;
             }
             let plans: Vec<u64> =
@@ -114,10 +108,10 @@ impl Shipper {
                 topic = name,
                 partition = target.partition,
                 batches = plans.len(),
-                "sending again what was on its way to a topic or cluster that is not there any more"
+                "sending again what was on its way to a partition that is not there any more"
             );
             for plan in plans {
-                let why = "another topic or cluster has its name now".to_owned();
+                let why = "its partition is not there any more".to_owned();
                 self.registry.record(Record::Void { plan, why })?;
             }
             self.calendar.full_scan = self.clock.mono();
@@ -125,13 +119,28 @@ impl Shipper {
         Ok(())
     }
 
+    /// What the target is now: itself, or the partition of that number where its topic was made
+    /// anew or its cluster is another; `None` if there is no such partition.
+    fn now_of(&self, target: &Target) -> Option<Target> {
+        if self.is_current(target) {
+            return Some(target.clone());
+        }
+        let found = self.topics.get(&target.topic)?.found.as_ref()?;
+        let now = Target {
+            cluster: found.cluster.clone(),
+            topic: target.topic.clone(),
+            topic_id: found.topic_id.clone(),
+            partition: target.partition,
+        };
+        self.is_current(&now).then_some(now)
+    }
+
     /// Whether the target is in the cluster and topic that are there now.
-    fn is_current(&self, target: &Target) -> bool {
+    pub(super) fn is_current(&self, target: &Target) -> bool {
         let found = self.topics.get(&target.topic).and_then(|topic| topic.found.as_ref());
-        let same = |a: &str, b: &str| a.is_empty() || b.is_empty() || a == b;
         found.is_some_and(|found| {
-            same(&found.cluster, &target.cluster)
-                && same(&found.topic_id, &target.topic_id)
+            target.is_in_cluster(&found.cluster)
+                && target.is_of_topic(&found.topic_id)
                 && target.partition < found.partitions
         })
     }
@@ -200,18 +209,36 @@ impl Shipper {
             lane: id,
             client: self.client.clone(),
             partition: TopicPartition::new(target.topic.as_str(), target.partition),
+            topic: TopicFound {
+                cluster: target.cluster.clone(),
+                topic_id: target.topic_id.clone(),
+                partitions: 0,
+            },
             request_timeout: self.config.output.request_timeout,
-            delivery_timeout: DELIVERY_TIMEOUT,
+            delivery_timeout: self.config.output.delivery_timeout,
             inbox: self.inbox.clone(),
         };
         let name = format!("link {}-{}", target.topic, target.partition);
         self.tasks.spawn(name, |stop| link.run(heard, stop));
         let batch_bytes = self.config.output.batch_bytes;
-        let lane = Lane::new(id, target.clone(), batch_bytes, commands);
+        let mut lane = Lane::new(id, target.clone(), batch_bytes, commands);
+        lane.former = self.former_of(target);
         self.lane_of.insert(target.clone(), id);
         self.lanes.push(lane);
         self.resolve_lane(id);
         id
+    }
+
+    /// Targets of open plans that are this one now, and that no lane has.
+    fn former_of(&self, target: &Target) -> Vec<Target> {
+        let plans = self.registry.ledger().plans.values();
+        let all: BTreeSet<&Target> = plans.map(|plan| &plan.target).collect();
+        let is_former = |former: &&Target| {
+            (&former.topic, former.partition) == (&target.topic, target.partition)
+                && !self.is_current(former)
+                && !self.lanes.iter().any(|lane| lane.has_plans_of(former))
+        };
+        all.into_iter().filter(is_former).cloned().collect()
     }
 
     /// Bytes of events that no broker acknowledged yet.
@@ -232,9 +259,9 @@ impl Shipper {
                 return Ok(());
             };
             let number = self.registry.ledger().plan_next();
-            let pipeline = self.pipeline_of(&parcel.ranges);
+            let (at, pipeline) = (self.clock.wall(), self.pipeline_of(&parcel.ranges));
             let lane = &mut self.lanes[id];
-            let Some(plan) = lane.plan(number, &parcel, pipeline) else { return Ok(()) };
+            let Some(plan) = lane.plan(number, at, &parcel, pipeline) else { return Ok(()) };
             self.save_heads(&parcel)?;
             self.registry.record(Record::Plan(plan.clone()))?;
             self.metrics.batches_sent.inc();
@@ -280,7 +307,7 @@ impl Shipper {
         self.restarts.remove(&id);
         self.stored(sent.plan, ack.base_offset)?;
         if sent.resumed {
-            self.resumed(id);
+            self.resumed(id, &sent, ack.base_offset);
         }
         self.pump(id)?;
         self.unblock()

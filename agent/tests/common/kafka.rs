@@ -26,7 +26,7 @@ use tailway_wire::messages::{
 use tailway_wire::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
 };
-use tailway_wire::record::{Batch, BatchIter, patch_base_offset};
+use tailway_wire::record::{Batch, BatchBuilder, BatchIter, Compression, patch_base_offset};
 
 use super::PATIENCE;
 
@@ -72,6 +72,7 @@ struct State {
     log: Vec<(i64, Bytes)>,
     start: i64,
     end: i64,
+    cluster: &'static str,
     topic_id: TopicId,
     producers: BTreeMap<i64, Producer>,
     producer_next: i64,
@@ -98,6 +99,7 @@ impl Kafka {
             log: Vec::new(),
             start: 0,
             end: 0,
+            cluster: "test",
             topic_id: TopicId(tailway_runtime::uuid()),
             producers: BTreeMap::new(),
             producer_next: 1_000,
@@ -178,6 +180,47 @@ impl Kafka {
     /// Batches that are held back.
     pub(crate) fn held(&self) -> usize {
         self.state.0.lock().unwrap().held.len()
+    }
+
+    /// Deletes all below the end of the log, as retention does.
+    pub(crate) fn delete_all(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        state.log.clear();
+        state.start = state.end;
+    }
+
+    /// Stores a batch that is not the agent's.
+    pub(crate) fn store_foreign(&self) {
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.append(0, None, Some(b"{\"message\":\"foreign\"}"), &[]).unwrap();
+        self.state.0.lock().unwrap().append(builder.finish().unwrap()).unwrap();
+    }
+
+    /// Another cluster has its address now, with a topic of the same name and a producer that has
+    /// the id of the one that was here.
+    pub(crate) fn become_another_cluster(&self) {
+        self.recreate_topic();
+        let mut state = self.state.0.lock().unwrap();
+        state.cluster = "other";
+        let namesake = state.producer_next;
+        // It has sent what a blind resend would be taken for.
+        let known = (0..30).map(|first| ((first, first + 9), 0)).collect();
+        state.producers.insert(namesake, Producer { epoch: 0, next: 40, known });
+        state.producer_next += 1_000;
+    }
+
+    /// Producers that it remembers.
+    pub(crate) fn producers(&self) -> usize {
+        self.state.0.lock().unwrap().producers.len()
+    }
+
+    /// Deletes the topic and makes another one of that name.
+    pub(crate) fn recreate_topic(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        state.log.clear();
+        state.producers.clear();
+        (state.start, state.end) = (0, 0);
+        state.topic_id = TopicId(tailway_runtime::uuid());
     }
 
     /// The messages of all events, in order.
@@ -280,7 +323,10 @@ impl Kafka {
             .with_leader_id(0.into())
             .with_replica_nodes(vec![0.into()])
             .with_isr_nodes(vec![0.into()]);
-        let topic_id = self.state.0.lock().unwrap().topic_id;
+        let (cluster, topic_id) = {
+            let state = self.state.0.lock().unwrap();
+            (state.cluster, state.topic_id)
+        };
         let topics = request.topics.unwrap_or_default().into_iter().map(|topic| {
             MetadataResponseTopic::default()
                 .with_name(topic.name)
@@ -289,7 +335,7 @@ impl Kafka {
         });
         MetadataResponse::default()
             .with_brokers(vec![broker])
-            .with_cluster_id(Some(StrBytes::from_static_str("test")))
+            .with_cluster_id(Some(StrBytes::from_static_str(cluster)))
             .with_topics(topics.collect())
     }
 
@@ -299,8 +345,13 @@ impl Kafka {
             (state.start, state.end)
         };
         let topic = request.topics.into_iter().next().unwrap();
-        let latest = topic.partitions[0].timestamp == -1;
-        let offset = if latest { end } else { start };
+        let offset = match topic.partitions[0].timestamp {
+            -1 => end,
+            -2 => start,
+            // All records are that new, if there are any.
+            _ if end > start => start,
+            _ => -1,
+        };
         let partition = ListOffsetsPartitionResponse::default().with_offset(offset);
         let topic = ListOffsetsTopicResponse::default()
             .with_name(topic.name)
@@ -366,6 +417,9 @@ impl State {
         let batch = Batch::parse(&bytes).unwrap();
         batch.validate().unwrap();
         let header = batch.header;
+        if header.producer_id < 0 {
+            return Ok(self.store(&bytes, header.records_count));
+        }
         let (epoch, first) = (header.producer_epoch, header.base_sequence);
         let sequences = (first, header.last_sequence());
         let fresh = Producer { epoch, next: 0, known: VecDeque::new() };
@@ -400,11 +454,16 @@ impl State {
         if producer.known.len() > 5 {
             producer.known.pop_front();
         }
-        self.end += i64::from(header.records_count);
+        Ok(self.store(&bytes, header.records_count))
+    }
+
+    fn store(&mut self, bytes: &Bytes, records: i32) -> i64 {
+        let offset = self.end;
+        self.end += i64::from(records);
         let mut stored = bytes.to_vec();
         patch_base_offset(&mut stored, offset).unwrap();
         self.log.push((offset, Bytes::from(stored)));
-        Ok(offset)
+        offset
     }
 
     fn release(&mut self) {

@@ -209,6 +209,76 @@ fn a_look_that_never_works_is_waited_for_by_nobody() {
     assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
 }
 
+/// Retention deleted the place where a batch in doubt would be. If the broker knows the producer
+/// still, it tells; if not, nobody knows, and that is said.
+#[test]
+fn what_retention_deleted_is_no_proof() {
+    for (stored, forgotten) in [(true, false), (true, true), (false, false)] {
+        let case = format!("stored: {stored}, forgotten: {forgotten}");
+        let (kafka, mut agent) = killed(if stored { Fault::NoAnswer } else { Fault::Deaf });
+        // A batch of somebody else, so that something is deleted behind what was acknowledged.
+        kafka.store_foreign();
+        kafka.delete_all();
+        if forgotten {
+            kafka.forget_producers();
+        }
+        agent.write("a.log", &numbers(20..30));
+        agent.start();
+        let again = if stored && !forgotten { 20 } else { 10 };
+        kafka.wait_for((30 - again) as usize);
+        agent.stop();
+        let log = agent.log();
+        assert_eq!(kafka.messages(), expected(again..30), "{case}\n{log}");
+        let told = log.contains("events may be stored twice");
+        assert_eq!(told, !stored || forgotten, "{case}\n{log}");
+    }
+}
+
+/// The topic is deleted and made anew while a batch is in doubt: requests go to it by its name.
+#[test]
+fn a_topic_that_was_made_anew_is_looked_into() {
+    for (fault, strict) in [
+        (Fault::None, false),
+        (Fault::None, true),
+        (Fault::ReleaseBefore, false),
+        (Fault::ReleaseBefore, true),
+        (Fault::ReleaseAfter, false),
+    ] {
+        let case = format!("{fault:?}, strict: {strict}");
+        let (kafka, mut agent) = killed(Fault::Hold);
+        kafka.recreate_topic();
+        if strict {
+            kafka.be_strict();
+        }
+        if fault == Fault::None {
+            // Before the look, if it is carried out at all.
+            let late = kafka.release();
+            assert_eq!(late[0].is_ok(), !strict, "{case}");
+        }
+        kafka.set_fault(fault);
+        agent.start();
+        agent.write("a.log", &numbers(20..30));
+        kafka.wait_for(20);
+        agent.stop();
+        assert_eq!(kafka.messages(), expected(10..30), "{case}\n{}", agent.log());
+    }
+}
+
+/// Another cluster answers: what was on its way to the first is sent to it, under a producer that is
+/// nobody else's there, and it is said that the first may have it too.
+#[test]
+fn another_cluster_gets_what_was_in_doubt_under_another_producer() {
+    let (kafka, mut agent) = killed(Fault::NoAnswer);
+    kafka.become_another_cluster();
+    agent.start();
+    agent.write("a.log", &numbers(20..30));
+    kafka.wait_for(20);
+    agent.stop();
+    assert_eq!(kafka.messages(), expected(10..30), "{}", agent.log());
+    assert_eq!(kafka.producers(), 2, "its own and its namesake's");
+    assert!(agent.log().contains("events may be stored twice"), "{}", agent.log());
+}
+
 /// Killed again and again before anything is acknowledged: it stays the same batch.
 #[test]
 fn a_second_kill_changes_nothing() {
