@@ -93,6 +93,13 @@ fn check_source(path: &Path, text: &str) -> Vec<Complaint> {
             );
         }
     }
+    let has = |function: &str| text.contains(function);
+    if is_pure(path)
+        && has("pub fn on_event(")
+        && !(has("pub fn deadline(") && has("pub fn check("))
+    {
+        say(1, "has `on_event` without `deadline` and `check`: a driver and a simulation need all three".into());
+    }
     let pure_until = if is_pure(path) { first_test_line(text) } else { 0 };
     for (index, line) in text.lines().enumerate() {
         if !line.is_ascii() {
@@ -205,6 +212,14 @@ mod tests {
         assert_eq!(said[0].line, 3);
         let biased = unbiased.replace("{\n        a", "{\n        biased;\n        a");
         assert_eq!(check_source(path, &biased), vec![]);
+    }
+
+    #[test]
+    fn a_machine_without_its_invariants_is_named() {
+        let whole = "//! M.\npub fn on_event() {}\npub fn deadline() {}\npub fn check() {}\n";
+        let path = Path::new("broker/src/machine/partition.rs");
+        assert_eq!(check_source(path, whole), vec![]);
+        assert_eq!(check_source(path, &whole.replace("check", "look")).len(), 1);
     }
 
     #[test]

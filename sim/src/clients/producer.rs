@@ -47,7 +47,7 @@ pub(super) async fn run(shared: Shared, name: String, number: u64) {
             let at = shared.history.send(&name, spelled(&partition), val);
             match producer.send(&shared.topic, record).await {
                 Ok(delivery) => {
-                    drop(tailway_runtime::spawn(wait(shared.clone(), at, val, delivery)))
+                    drop(tailway_runtime::spawn(wait(shared.clone(), at, val, delivery)));
                 }
                 // Not taken: the topic could not be looked up.
                 Err(_) => shared.history.sent(at, Outcome::Fail, None),
