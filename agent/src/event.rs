@@ -197,6 +197,18 @@ pub fn halve(format: Format, value: &[u8], offset: u64) -> Option<(Vec<u8>, Vec<
     Some((one, two, half as u64))
 }
 
+/// The text of a value's line as it stands in the file; `None` if it cannot be told, because bytes
+/// that were not UTF-8 stand in it as U+FFFD.
+pub fn text_of(format: Format, value: &[u8]) -> Option<Vec<u8>> {
+    if format == Format::Raw {
+        return Some(value.to_vec());
+    }
+    let start = memchr::memmem::find(value, MESSAGE)? + MESSAGE.len();
+    let end = memchr::memmem::rfind(value, AFTER_MESSAGE)?;
+    let text: String = serde_json::from_slice(value.get(start - 1..=end)?).ok()?;
+    (!text.contains('\u{fffd}')).then(|| text.into_bytes())
+}
+
 const OFFSET: &[u8] = b"\"log\":{\"offset\":";
 const MESSAGE: &[u8] = b"\"message\":\"";
 const AFTER_MESSAGE: &[u8] = b"\",\"input\":{\"type\":\"filestream\"}";
@@ -286,6 +298,9 @@ mod tests {
             assert_eq!(one, event(70, first), "{text:?}");
             assert_eq!(two, event(70 + first.len() as u64, second), "{text:?}");
             assert_eq!(len, first.len() as u64);
+            let known = |part: &str| (!part.contains('\u{fffd}')).then(|| part.as_bytes().to_vec());
+            assert_eq!(text_of(Format::Ecs, &one), known(first), "{text:?}");
+            assert_eq!(text_of(Format::Ecs, &two), known(second), "{text:?}");
             let short = event(70, &text[..1]);
             assert_eq!(halve(Format::Ecs, &short, 70), None);
         }

@@ -13,6 +13,7 @@ pub struct AgentMetrics {
     pub batch_bytes_sent: Counter,
     pub records_resent: Counter,
     pub records_repeated: Counter,
+    pub records_unproven: Counter,
     pub retries: Counter,
     pub generations: Counter,
     pub bytes_lost: Counter,
@@ -46,11 +47,15 @@ impl AgentMetrics {
             batch_bytes_sent: counter("tailway_agent_batch_bytes_sent", "Bytes of batches sent"),
             records_resent: counter(
                 "tailway_agent_records_resent",
-                "Events sent again because their batch is proven not to be stored",
+                "Events sent again because their batch was looked for and not found",
             ),
             records_repeated: counter(
                 "tailway_agent_records_repeated",
                 "Events that are known to be stored twice",
+            ),
+            records_unproven: counter(
+                "tailway_agent_records_unproven",
+                "Events sent again although nothing proves that they were not stored",
             ),
             retries: counter(
                 "tailway_agent_retries",

@@ -2,7 +2,8 @@
 //!
 //! Each record is applied and appended before what it announces is done. An append goes to the page
 //! cache: it survives the process, not the host; `sync` is asked for once a second and done by
-//! another thread. When the journal is much longer than what it says, it is written anew.
+//! another thread. When the journal is much longer than what it says, it is written anew; where that
+//! cannot be, as on a full disk, the long one goes on.
 //!
 //! Invariant: replaying the journal gives exactly the ledger in memory.
 
@@ -14,7 +15,8 @@ use tailway_storage::{Disk, Journal, JournalFormat, Recovery, StorageError, Sync
 use crate::machine::ledger::{Ledger, LedgerError, Record};
 
 const MAGIC: [u8; 8] = *b"TWAGENTJ";
-const VERSION: u16 = 1;
+/// 2: plans say what their lines were, and partitions have fences. Version 1 is read as it is.
+const VERSION: u16 = 2;
 const RECORD_BYTES_MAX: u32 = 4 << 20;
 /// A journal below this is never written anew.
 const COMPACT_BYTES_MIN: u64 = 4 << 20;
@@ -43,6 +45,8 @@ pub struct Registry {
     journal: Journal,
     /// Length right after it was last written anew.
     base_bytes: u64,
+    /// It is not written anew below this length, because that failed a while ago.
+    patience_bytes: u64,
 }
 
 impl Registry {
@@ -68,7 +72,12 @@ impl Registry {
         if let Some(error) = failed {
             return Err(error);
         }
-        Ok((Self { ledger, journal, base_bytes: 0 }, recovery))
+        let mut registry = Self { ledger, journal, base_bytes: 0, patience_bytes: 0 };
+        if recovery.version < VERSION {
+            // So that an older release says that it cannot read it, instead of failing at a record.
+            registry.write_anew()?;
+        }
+        Ok((registry, recovery))
     }
 
     pub fn ledger(&self) -> &Ledger {
@@ -102,14 +111,33 @@ impl Registry {
     pub fn compact_if_worth_it(&mut self) -> Result<bool, RegistryError> {
         let needed = self.base_bytes.max(self.ledger.files.len() as u64 * FILE_BYTES);
         let limit = COMPACT_BYTES_MIN.max(needed * COMPACT_RATIO);
-        if self.journal.end() < limit {
+        if self.journal.end() < limit.max(self.patience_bytes) {
             return Ok(false);
         }
+        self.write_anew()
+    }
+
+    /// False if it could not be written and goes on as it is.
+    fn write_anew(&mut self) -> Result<bool, RegistryError> {
         let records: Result<Vec<_>, _> =
             self.ledger.records().iter().map(serde_json::to_vec).collect();
-        self.journal.rewrite(&records.map_err(RegistryError::Encode)?)?;
-        self.base_bytes = self.journal.end();
-        Ok(true)
+        match self.journal.rewrite(&records.map_err(RegistryError::Encode)?) {
+            Ok(_) => {
+                self.base_bytes = self.journal.end();
+                Ok(true)
+            }
+            Err(error) if self.journal.fence().check().is_ok() => {
+                let bytes = self.journal.end();
+                tracing::warn!(
+                    bytes,
+                    %error,
+                    "the journal cannot be written anew and grows on; make room on its disk"
+                );
+                self.patience_bytes = bytes + COMPACT_BYTES_MIN / 4;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Bytes of the journal.
@@ -193,5 +221,54 @@ mod tests {
         let expected = registry.ledger().clone();
         drop(registry);
         assert_eq!(*open(&disk).0.ledger(), expected);
+    }
+
+    #[test]
+    fn where_it_cannot_be_written_anew_the_long_one_goes_on() {
+        let disk = SimDisk::new();
+        let (mut registry, _) = open(&disk);
+        let grow = |registry: &mut Registry, by: u64| {
+            let until = registry.bytes() + by;
+            for generation in (0..100).cycle() {
+                registry.record(file(generation)).unwrap();
+                if registry.bytes() >= until {
+                    return;
+                }
+            }
+        };
+        grow(&mut registry, COMPACT_BYTES_MIN);
+        // There is no room for what it says, beside what it is.
+        disk.set_capacity(Some(registry.bytes() + 10_000));
+        assert!(!registry.compact_if_worth_it().unwrap());
+        registry.record(file(2)).unwrap();
+        let expected = registry.ledger().clone();
+        disk.set_capacity(None);
+        assert!(!registry.compact_if_worth_it().unwrap(), "again at once");
+        grow(&mut registry, COMPACT_BYTES_MIN);
+        assert!(registry.compact_if_worth_it().unwrap());
+        assert_eq!(*registry.ledger(), expected);
+        drop(registry);
+        assert_eq!(*open(&disk).0.ledger(), expected);
+    }
+
+    #[test]
+    fn a_journal_of_an_older_version_is_read_and_written_anew() {
+        let disk = SimDisk::new();
+        let format = JournalFormat {
+            magic: MAGIC,
+            version: 1,
+            identity: [0; 16],
+            record_bytes_max: RECORD_BYTES_MAX,
+        };
+        let opened =
+            Journal::open_with(Arc::new(disk.clone()), Path::new(PATH), format, &mut |_| {});
+        let mut old = opened.unwrap().0;
+        old.append(&serde_json::to_vec(&file(1)).unwrap()).unwrap();
+        drop(old);
+        let (registry, recovery) = open(&disk);
+        assert_eq!((registry.ledger().files.len(), recovery.version), (1, 1));
+        drop(registry);
+        let (registry, recovery) = open(&disk);
+        assert_eq!((registry.ledger().files.len(), recovery.version), (1, 2));
     }
 }

@@ -1,7 +1,11 @@
 //! Each line once and in order, whatever happens to the files, the agent and the broker.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+#[path = "exactly_once/after_a_kill.rs"]
+mod after_a_kill;
 mod common;
+#[path = "exactly_once/in_doubt_for_long.rs"]
+mod in_doubt_for_long;
 
 use common::kafka::{Fault, Kafka};
 use common::{Agent, numbers};
@@ -96,64 +100,6 @@ fn a_deleted_file_is_read_to_its_end() {
     assert_eq!(kafka.messages(), expected(0..3), "{}", agent.log());
 }
 
-/// The agent is killed while the broker has its batches, or has them not, and never said so.
-#[test]
-fn what_a_kill_left_in_doubt_is_found_out() {
-    for (fault, stored) in [(Fault::NoAnswer, true), (Fault::Deaf, false)] {
-        let kafka = Kafka::start();
-        let mut agent = Agent::new(&kafka, "");
-        agent.write("a.log", &numbers(0..10));
-        agent.start();
-        kafka.wait_for(10);
-        kafka.set_fault(fault);
-        agent.write("a.log", &numbers(10..20));
-        kafka.wait_for_produces(2);
-        agent.kill();
-        let found = kafka.messages().len();
-        assert_eq!(found > 10, stored, "{fault:?}: {found} are there");
-        kafka.set_fault(Fault::None);
-        agent.write("a.log", &numbers(20..30));
-        agent.start();
-        kafka.wait_for(30);
-        agent.stop();
-        assert_eq!(kafka.messages(), expected(0..30), "{fault:?}\n{}", agent.log());
-        let said =
-            if stored { "a batch in doubt is stored" } else { "a batch in doubt is not stored" };
-        assert!(agent.log().contains(said), "{fault:?}: it must say `{said}`\n{}", agent.log());
-    }
-}
-
-/// A request of the killed process is carried out after its successor has looked for it: nothing
-/// can be done about the repetition, but it is told.
-#[test]
-fn what_comes_late_is_told() {
-    for untold in [false, true] {
-        let kafka = Kafka::start();
-        let mut agent = Agent::new(&kafka, "");
-        agent.write("a.log", &numbers(0..10));
-        agent.start();
-        kafka.wait_for(10);
-        kafka.set_fault(Fault::Hold);
-        agent.write("a.log", &numbers(10..20));
-        kafka.wait_for_produces(2);
-        agent.kill();
-        kafka.set_fault(Fault::Release { untold });
-        agent.start();
-        kafka.wait_for(30);
-        agent.write("a.log", &numbers(20..30));
-        kafka.wait_for(40);
-        agent.stop();
-        let mut twice = expected(0..20);
-        twice.extend(expected(10..30));
-        assert_eq!(kafka.messages(), twice, "untold: {untold}\n{}", agent.log());
-        assert!(
-            agent.log().contains("events are stored twice"),
-            "untold: {untold}: it must say so\n{}",
-            agent.log()
-        );
-    }
-}
-
 #[test]
 fn an_ack_that_got_lost_is_made_up_for() {
     let kafka = Kafka::start();
@@ -169,6 +115,45 @@ fn an_ack_that_got_lost_is_made_up_for() {
     kafka.wait_for(20);
     agent.stop();
     assert_eq!(kafka.messages(), expected(0..20), "{}", agent.log());
+}
+
+/// The topic is deleted and made anew under a running agent, with a batch on its way: by a broker
+/// that takes any first sequence of a producer, and by one that does not.
+#[test]
+fn a_topic_that_is_made_anew_gets_what_was_on_its_way() {
+    for strict in [false, true] {
+        let kafka = Kafka::start();
+        let mut agent = Agent::new(&kafka, "");
+        agent.write("a.log", &numbers(0..10));
+        agent.start();
+        kafka.wait_for(10);
+        kafka.set_fault(Fault::Deaf);
+        agent.write("a.log", &numbers(10..20));
+        kafka.wait_for_produces(2);
+        kafka.recreate_topic();
+        if strict {
+            kafka.be_strict();
+        }
+        kafka.set_fault(Fault::None);
+        kafka.wait_for(10);
+        agent.write("a.log", &numbers(20..30));
+        kafka.wait_for(20);
+        agent.write("b.log", &numbers(30..40));
+        kafka.wait_for(30);
+        let moved = agent.log().contains("the topic is another one of its name now");
+        assert!(moved || !strict, "{}", agent.log());
+        // The next process finds its way as well.
+        kafka.set_fault(Fault::NoAnswer);
+        agent.write("a.log", &numbers(40..50));
+        kafka.wait_for(40);
+        agent.kill();
+        kafka.set_fault(Fault::None);
+        agent.start();
+        agent.write("a.log", &numbers(50..60));
+        kafka.wait_for(50);
+        agent.stop();
+        assert_eq!(kafka.messages(), expected(10..60), "strict: {strict}\n{}", agent.log());
+    }
 }
 
 #[test]

@@ -55,9 +55,15 @@ pub struct OutputConfig {
     pub batch_bytes: usize,
     pub linger: Duration,
     pub request_timeout: Duration,
+    /// A batch without an acknowledgement for this long is looked for instead of sent again.
+    pub delivery_timeout: Duration,
     /// `None`: plaintext, asked for by `insecure: true`.
     pub tls: Option<ClientTls>,
 }
+
+/// Well below the day after which brokers forget a producer (`producer.id.expiration.ms`), and with
+/// it that they have its batches.
+const DELIVERY_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// One input.
 #[derive(Clone, Debug)]
@@ -171,6 +177,7 @@ fn check_output(raw: &RawOutput, problems: &mut Problems) -> OutputConfig {
         batch_bytes: raw.batch_size.as_usize(),
         linger: raw.linger.duration(),
         request_timeout: raw.request_timeout.duration(),
+        delivery_timeout: DELIVERY_TIMEOUT,
         tls: check_tls(raw, problems),
     }
 }

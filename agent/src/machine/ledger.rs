@@ -7,6 +7,8 @@
 //!
 //! Invariants: plans of a partition are acknowledged in order; a file's offset moves only by an
 //! acknowledged plan that starts where the offset stands; a partition has at most five open plans.
+//! Before a plan is voided whose batch may still arrive, the identity that will keep it out is
+//! recorded as the partition's fence, and stays until a batch under it is acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -30,6 +32,22 @@ pub struct Target {
     pub partition: i32,
 }
 
+impl Target {
+    /// Whether it may be in the same cluster: old brokers do not tell which one they are.
+    pub fn is_in_cluster(&self, cluster: &str) -> bool {
+        may_be_same(&self.cluster, cluster)
+    }
+
+    /// Whether it may be of the same topic, which is more than a topic of the same name.
+    pub fn is_of_topic(&self, topic_id: &str) -> bool {
+        may_be_same(&self.topic_id, topic_id)
+    }
+}
+
+fn may_be_same(one: &str, other: &str) -> bool {
+    one.is_empty() || other.is_empty() || one == other
+}
+
 /// Bytes of one file generation, and the marker at their end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Range {
@@ -39,10 +57,21 @@ pub struct Range {
     pub marker: Marker,
 }
 
+/// The producer under which a partition's batches go out next, from sequence 0 on. Its epoch is
+/// newer than that of what was voided, so brokers refuse what arrives late of it (error 47).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fence {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+}
+
 /// What one batch is meant to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     pub number: u64,
+    /// When it was made; 0: from a version that did not say.
+    #[serde(default)]
+    pub at: WallMs,
     pub target: Target,
     pub producer_id: i64,
     pub producer_epoch: i16,
@@ -51,8 +80,17 @@ pub struct Plan {
     /// The last sequence that was acknowledged when this was written; -1: none yet.
     pub acked_through: i32,
     pub ranges: Vec<Range>,
-    /// Hash of all that decides how bytes become records.
+    /// Hash of the lines, one per record; `None`: from a version that did not say, or unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lines: Option<u64>,
+    /// Hash of all that decides how these bytes become records.
     pub pipeline: u64,
+}
+
+impl Plan {
+    pub fn producer(&self) -> Fence {
+        Fence { producer_id: self.producer_id, producer_epoch: self.producer_epoch }
+    }
 }
 
 /// A file generation as it stands.
@@ -116,6 +154,11 @@ pub enum Record {
         target: Target,
         from: i64,
     },
+    /// What goes out next to this partition, goes out under this producer; `None`: under a new one.
+    Fence {
+        target: Target,
+        fence: Option<Fence>,
+    },
     Plan(Plan),
     /// The plan's records are in the partition, the first at `base_offset` (-1: unknown).
     Acked {
@@ -157,6 +200,8 @@ pub struct Ledger {
     pub plans: BTreeMap<u64, Plan>,
     /// Where to look for what is in doubt.
     pub scan_from: BTreeMap<Target, i64>,
+    /// Producers under which nothing was acknowledged yet.
+    pub fences: BTreeMap<Target, Fence>,
     plan_next: u64,
 }
 
@@ -179,6 +224,12 @@ impl Ledger {
             Record::Pin { generation, target } => self.file(generation)?.target = Some(target),
             Record::ScanFrom { target, from } => {
                 self.scan_from.insert(target, from);
+            }
+            Record::Fence { target, fence: Some(fence) } => {
+                self.fences.insert(target, fence);
+            }
+            Record::Fence { target, fence: None } => {
+                self.fences.remove(&target);
             }
             Record::Plan(plan) => {
                 if self.plans_of(&plan.target).count() >= PLANS_OPEN_MAX {
@@ -225,6 +276,9 @@ impl Ledger {
                 file.marker = range.marker;
             }
         }
+        if self.fences.get(&plan.target) == Some(&plan.producer()) {
+            self.fences.remove(&plan.target);
+        }
         if base_offset >= 0 {
             let count = i64::from(record_count(plan.first_sequence, plan.last_sequence));
             self.scan_from.insert(plan.target, base_offset + count);
@@ -266,8 +320,12 @@ impl Ledger {
             .scan_from
             .iter()
             .map(|(target, from)| Record::ScanFrom { target: target.clone(), from: *from });
+        let fences = self
+            .fences
+            .iter()
+            .map(|(target, fence)| Record::Fence { target: target.clone(), fence: Some(*fence) });
         let plans = self.plans.values().cloned().map(Record::Plan);
-        inputs.chain(files).chain(scans).chain(plans).collect()
+        inputs.chain(files).chain(scans).chain(fences).chain(plans).collect()
     }
 
     /// Panics if an invariant is broken.
@@ -345,6 +403,7 @@ mod tests {
         let sequence = i32::try_from(number).unwrap() * 10;
         Plan {
             number,
+            at: WallMs(5),
             target: target(0),
             producer_id: 7,
             producer_epoch: 0,
@@ -357,6 +416,7 @@ mod tests {
                 to,
                 marker: Marker::of(b"marker"),
             }],
+            lines: Some(11),
             pipeline: 9,
         }
     }
@@ -421,6 +481,36 @@ mod tests {
         assert!(ledger.plans.is_empty());
     }
 
+    const FENCE: Fence = Fence { producer_id: 7, producer_epoch: 1 };
+
+    #[test]
+    fn a_fence_stays_until_something_under_it_is_acknowledged() {
+        let fence = Record::Fence { target: target(0), fence: Some(FENCE) };
+        let under = |number: u64, producer_epoch: i16| {
+            Record::Plan(Plan {
+                producer_epoch,
+                ..plan(number, 1, number * 100, number * 100 + 100)
+            })
+        };
+        let mut ledger = ledger(vec![Record::File(file(1, 0)), under(0, 0), fence, under(1, 1)]);
+        ledger.apply(Record::Acked { plan: 0, base_offset: 0 }).unwrap();
+        assert_eq!(ledger.fences, BTreeMap::from([(target(0), FENCE)]), "by another epoch");
+        ledger.apply(Record::Acked { plan: 1, base_offset: 10 }).unwrap();
+        assert_eq!(ledger.fences, BTreeMap::new());
+        ledger.apply(Record::Fence { target: target(0), fence: Some(FENCE) }).unwrap();
+        ledger.apply(Record::Fence { target: target(0), fence: None }).unwrap();
+        assert_eq!(ledger.fences, BTreeMap::new());
+    }
+
+    /// As the version before this one wrote it.
+    #[test]
+    fn a_plan_that_does_not_say_what_its_lines_were_is_read() {
+        let mut old = serde_json::to_value(Record::Plan(plan(0, 1, 0, 100))).unwrap();
+        old.as_object_mut().unwrap().remove("lines").unwrap();
+        let read: Record = serde_json::from_value(old).unwrap();
+        assert_eq!(read, Record::Plan(Plan { lines: None, ..plan(0, 1, 0, 100) }));
+    }
+
     #[test]
     fn the_newest_generation_of_an_inode_is_its_current_one() {
         let ledger = ledger(vec![Record::File(file(9, 0)), Record::File(file(1, 1))]);
@@ -439,6 +529,7 @@ mod tests {
             Record::Pin { generation: Generation(1), target: target(0) },
             Record::Head { generation: Generation(1), head: Head::of(b"head") },
             Record::ScanFrom { target: target(0), from: 4 },
+            Record::Fence { target: target(0), fence: Some(FENCE) },
             Record::Plan(plan(0, 1, 0, 100)),
         ]);
         let mut again = Ledger::default();

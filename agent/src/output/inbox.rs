@@ -8,10 +8,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tailway_client::machine::pipeline::{Ack, SequencedBatch, StopReason};
+use tailway_client::machine::pipeline::{Ack, ProducerIdentity, SequencedBatch, StopReason};
 use tailway_storage::{StorageError, Synced};
 
-use super::link::Began;
+use super::link::Resolved;
 use super::topic::TopicFound;
 
 /// A lane by its number.
@@ -30,10 +30,21 @@ pub enum Message {
         name: String,
         cause: String,
     },
-    /// What was in doubt is resolved, and batches may be sent.
-    Began {
+    /// What became of the batches in doubt is known.
+    Resolved {
         lane: LaneId,
-        began: Began,
+        resolved: Resolved,
+    },
+    /// The topic is another one of its name, or in another cluster, than the lane's. Its pipeline
+    /// has stopped.
+    Moved {
+        lane: LaneId,
+        found: TopicFound,
+    },
+    /// Batches may be sent.
+    Started {
+        lane: LaneId,
+        identity: ProducerIdentity,
     },
     /// Something is in the way of a lane and is tried again.
     LaneTrouble {
@@ -50,7 +61,7 @@ pub enum Message {
         reason: StopReason,
         open: Vec<SequencedBatch>,
     },
-    /// A request of the process before this one was carried out only after it had been looked for.
+    /// A request was carried out only after it had been looked for, and its records were sent anew.
     Repeated {
         lane: LaneId,
         records: i64,

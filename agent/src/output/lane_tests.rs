@@ -1,8 +1,11 @@
 //! Lanes without a network: what is sent, in which order, and what comes of a split.
 
-use tailway_wire::record::Compression;
+use bytes::Bytes;
+use tailway_wire::record::{Batch, Compression};
 
 use super::*;
+use crate::event::Format;
+use crate::output::parcel::{ORIGIN_HEADER, split};
 
 const A: Generation = Generation(0xa);
 const B: Generation = Generation(0xb);
@@ -23,9 +26,9 @@ fn identity() -> ProducerIdentity {
 }
 
 fn put(lane: &mut Lane, generation: Generation, from: u64, to: u64, value: &str) {
-    lane.append(generation, from..to, Format::Raw, WallMs(9), |out| {
-        out.extend_from_slice(value.as_bytes());
-    });
+    let (format, at, text) = (Format::Raw, WallMs(9), value.as_bytes());
+    let entry = Entry { generation, from, to, format, at, text };
+    lane.append(entry, |out| out.extend_from_slice(text));
     lane.mark(generation, Marker::of(value.as_bytes()), NOW);
 }
 
@@ -53,7 +56,7 @@ fn nothing_is_sent_before_the_lane_began_nor_before_the_linger() {
     let (mut lane, _heard) = lane();
     put(&mut lane, A, 0, 5, "one");
     assert_eq!(next(&mut lane, NOW + LINGER), None);
-    lane.began(identity());
+    lane.started(identity());
     assert_eq!(next(&mut lane, NOW), None);
     assert_eq!(lane.deadline(LINGER), Some(NOW + LINGER));
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
@@ -64,7 +67,7 @@ fn nothing_is_sent_before_the_lane_began_nor_before_the_linger() {
 #[test]
 fn a_full_buffer_is_sent_at_once() {
     let (mut lane, _heard) = lane();
-    lane.began(identity());
+    lane.started(identity());
     put(&mut lane, A, 0, 2_000, &"x".repeat(1_000));
     assert!(!lane.has_room());
     assert!(next(&mut lane, NOW).is_some());
@@ -73,7 +76,7 @@ fn a_full_buffer_is_sent_at_once() {
 #[test]
 fn files_that_take_turns_have_one_range_each() {
     let (mut lane, _heard) = lane();
-    lane.began(identity());
+    lane.started(identity());
     for (generation, from, to) in [(A, 0, 5), (B, 10, 12), (A, 5, 9), (B, 12, 20)] {
         put(&mut lane, generation, from, to, &format!("{generation:?}{from}"));
     }
@@ -85,7 +88,7 @@ fn files_that_take_turns_have_one_range_each() {
 #[test]
 fn the_first_record_says_where_the_batch_came_from() {
     let (mut lane, _heard) = lane();
-    lane.began(identity());
+    lane.started(identity());
     put(&mut lane, A, 3, 5, "one");
     put(&mut lane, A, 5, 9, "two");
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
@@ -103,7 +106,7 @@ fn the_first_record_says_where_the_batch_came_from() {
 #[test]
 fn at_most_five_are_on_their_way_and_acks_come_in_order() {
     let (mut lane, mut heard) = lane();
-    lane.began(identity());
+    lane.started(identity());
     for number in 0..6 {
         put(&mut lane, A, number, number + 1, "line");
         let parcel = next(&mut lane, NOW + LINGER);
@@ -112,7 +115,7 @@ fn at_most_five_are_on_their_way_and_acks_come_in_order() {
             break;
         }
         let parcel = parcel.unwrap();
-        let plan = lane.plan(number, &parcel, 1).unwrap();
+        let plan = lane.plan(number, WallMs(9), &parcel, 1).unwrap();
         let sequence = i32::try_from(number).unwrap();
         assert_eq!((plan.first_sequence, plan.last_sequence), (sequence, sequence));
         lane.send(&plan, parcel).unwrap();
@@ -122,27 +125,29 @@ fn at_most_five_are_on_their_way_and_acks_come_in_order() {
     }
     assert_eq!(lane.acked(0).unwrap().plan, 0);
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
-    assert_eq!(lane.plan(6, &parcel, 1).unwrap().acked_through, 0);
+    assert_eq!(lane.plan(6, WallMs(9), &parcel, 1).unwrap().acked_through, 0);
 }
 
 #[test]
 fn what_was_on_its_way_goes_first_under_the_new_identity() {
     let (mut lane, mut heard) = lane();
-    lane.began(identity());
+    lane.started(identity());
     put(&mut lane, A, 0, 5, "one");
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
-    let plan = lane.plan(0, &parcel, 1).unwrap();
+    let plan = lane.plan(0, WallMs(9), &parcel, 1).unwrap();
     lane.send(&plan, parcel).unwrap();
     put(&mut lane, A, 5, 9, "two");
     let sent: Vec<Parcel> = lane.take_sent().into_iter().map(|sent| sent.parcel).collect();
     assert_eq!(next(&mut lane, NOW + LINGER), None, "sent before it began again");
     lane.send_again(sent);
-    lane.began(ProducerIdentity { producer_id: 78, producer_epoch: 0 });
+    lane.start(None);
+    lane.started(ProducerIdentity { producer_id: 78, producer_epoch: 0 });
     let again = next(&mut lane, NOW).unwrap();
-    let plan = lane.plan(1, &again, 1).unwrap();
+    let plan = lane.plan(1, WallMs(9), &again, 1).unwrap();
     assert_eq!((plan.producer_id, plan.first_sequence, spans(&again)), (78, 0, vec![(A, 0, 5)]));
     lane.send(&plan, again).unwrap();
-    heard.try_recv().unwrap();
+    assert!(matches!(heard.try_recv(), Ok(Command::Batch { .. })));
+    assert!(matches!(heard.try_recv(), Ok(Command::Start { identity: None, .. })));
     let Ok(Command::Batch { bytes, .. }) = heard.try_recv() else { panic!("not sent") };
     let batch = Batch::parse(&bytes).unwrap();
     batch.validate().unwrap();
@@ -152,7 +157,7 @@ fn what_was_on_its_way_goes_first_under_the_new_identity() {
 #[test]
 fn a_parcel_splits_into_the_same_records_and_ranges() {
     let (mut lane, _heard) = lane();
-    lane.began(identity());
+    lane.started(identity());
     let steps = [(A, 0, 5), (A, 5, 9), (B, 0, 3), (A, 9, 10), (B, 3, 7)];
     for (generation, from, to) in steps {
         put(&mut lane, generation, from, to, &format!("{generation:?}-{from}"));
@@ -172,7 +177,7 @@ fn a_parcel_splits_into_the_same_records_and_ranges() {
 #[test]
 fn a_parcel_of_one_line_is_cut_where_its_halves_lie_in_the_file() {
     let (mut lane, _heard) = lane();
-    lane.began(identity());
+    lane.started(identity());
     put(&mut lane, A, 100, 109, "12345678");
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
     let [one, two] = split(&parcel, &mut builder()).unwrap().unwrap();
@@ -181,4 +186,75 @@ fn a_parcel_of_one_line_is_cut_where_its_halves_lie_in_the_file() {
     put(&mut lane, A, 109, 111, "1");
     let parcel = next(&mut lane, NOW + LINGER).unwrap();
     assert_eq!(split(&parcel, &mut builder()).unwrap(), None);
+}
+
+/// Parcels of an earlier process go out with their old sequences, and nothing new before them.
+#[test]
+fn what_an_earlier_process_sent_goes_out_as_it_was() {
+    let (mut lane, mut heard) = lane();
+    let parcels: Vec<(Plan, Parcel)> = [(4, i32::MAX, 0, 5), (5, 0, 5, 9)]
+        .into_iter()
+        .map(|(number, sequence, from, to)| {
+            let mut other = Lane::new(0, target(), 1_000, mpsc::channel(8).0);
+            other.started(identity());
+            put(&mut other, A, from, to, "line");
+            let parcel = next(&mut other, NOW + LINGER).unwrap();
+            let mut plan = other.plan(number, WallMs(9), &parcel, 1).unwrap();
+            (plan.first_sequence, plan.last_sequence) = (sequence, sequence);
+            (plan, parcel)
+        })
+        .collect();
+    put(&mut lane, B, 0, 5, "new");
+    let resent = parcels.iter().map(|(plan, parcel)| (plan, parcel.clone())).collect();
+    lane.resume(identity(), resent).unwrap();
+    let Ok(Command::Start { identity: Some(as_was), first_sequence, resent }) = heard.try_recv()
+    else {
+        panic!("not started")
+    };
+    assert_eq!((as_was, first_sequence), (identity(), i32::MAX));
+    let sequences: Vec<i32> =
+        resent.iter().map(|(bytes, _)| Batch::parse(bytes).unwrap().header.base_sequence).collect();
+    assert_eq!(sequences, [i32::MAX, 0]);
+    lane.started(identity());
+    for (base_sequence, plan) in [(i32::MAX, 4), (0, 5)] {
+        assert_eq!(next(&mut lane, NOW + LINGER), None, "something new before it");
+        assert_eq!(lane.deadline(LINGER), None);
+        assert_eq!(lane.acked(base_sequence).unwrap().plan, plan);
+    }
+    let parcel = next(&mut lane, NOW + LINGER).unwrap();
+    assert_eq!(lane.plan(6, WallMs(9), &parcel, 1).unwrap().first_sequence, 1);
+}
+
+/// The hash says what the lines are, not how files take turns nor when they were read.
+#[test]
+fn the_hash_of_the_lines_is_that_of_the_same_lines_only() {
+    type Step = (Generation, u64, u64, &'static str);
+    let hash = |steps: &[Step], part: Option<usize>| {
+        let (mut lane, _heard) = lane();
+        lane.started(identity());
+        for (generation, from, to, text) in steps {
+            put(&mut lane, *generation, *from, *to, text);
+        }
+        let parcel = next(&mut lane, NOW + LINGER).unwrap();
+        match part {
+            None => parcel.lines_hash().unwrap(),
+            Some(at) => split(&parcel, &mut builder()).unwrap().unwrap()[at].lines_hash().unwrap(),
+        }
+    };
+    let of = |steps: &[Step]| hash(steps, None);
+    let base = of(&[(A, 0, 4, "one"), (B, 0, 4, "two"), (A, 4, 9, "four")]);
+    assert_eq!(of(&[(A, 0, 4, "one"), (A, 4, 9, "four"), (B, 0, 4, "two")]), base);
+    for other in [
+        &[(A, 0, 4, "one"), (B, 0, 4, "two"), (A, 4, 9, "five")][..],
+        &[(A, 0, 5, "one"), (B, 0, 4, "two"), (A, 5, 9, "four")],
+        &[(A, 0, 9, "onefour"), (B, 0, 4, "two")],
+        &[(A, 0, 4, "one"), (A, 4, 9, "four")],
+    ] {
+        assert_ne!(of(other), base, "{other:?}");
+    }
+    let four = [(A, 0, 4, "one"), (B, 0, 4, "two"), (A, 4, 9, "four"), (B, 4, 6, "1")];
+    assert_eq!(hash(&four, Some(1)), of(&four[2..]), "split between lines");
+    let long = [(A, 0, 9, "12345678")];
+    assert_eq!(hash(&long, Some(0)), of(&[(A, 0, 4, "1234")]), "split inside of a line");
+    assert_eq!(hash(&long, Some(1)), of(&[(A, 4, 9, "5678")]), "split inside of a line");
 }

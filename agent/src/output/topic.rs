@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tailway_client::Client;
+use tailway_client::{Client, TopicInfo};
 use tailway_daemon::Stop;
 use tailway_net::backoff::Backoff;
 
@@ -21,6 +21,17 @@ pub struct TopicFound {
     pub partitions: i32,
 }
 
+impl TopicFound {
+    pub fn of(client: &Client, topic: &TopicInfo) -> Self {
+        let id = topic.topic_id.0;
+        Self {
+            cluster: client.known().cluster_id.clone().unwrap_or_default(),
+            topic_id: if id.is_nil() { String::new() } else { id.to_string() },
+            partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
+        }
+    }
+}
+
 /// Looks the topic up, which may create it, until it is there or the program stops.
 pub async fn find(client: Client, name: String, inbox: Inbox, mut stop: Stop) {
     let mut backoff = Backoff::new(PAUSE_FIRST, PAUSE_MAX, name.len() as u64);
@@ -28,13 +39,7 @@ pub async fn find(client: Client, name: String, inbox: Inbox, mut stop: Stop) {
         let Some(found) = stop.unless(client.topic_or_create(&name)).await else { return };
         match found {
             Ok(topic) => {
-                let known = client.known();
-                let id = topic.topic_id.0;
-                let found = TopicFound {
-                    cluster: known.cluster_id.clone().unwrap_or_default(),
-                    topic_id: if id.is_nil() { String::new() } else { id.to_string() },
-                    partitions: i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX),
-                };
+                let found = TopicFound::of(&client, &topic);
                 inbox.send(Message::Topic { name, found });
                 return;
             }

@@ -3,8 +3,8 @@
 //! It reads, and reading blocks, so it has a thread and is no task; being one owner of all three it
 //! needs no lock between "read", "remembered" and "sent". It goes in steps, each without waiting;
 //! `drive` waits between them. It performs what the machines decide: `files` what each file asks
-//! for, `read` the turns, `scan` what discovery finds, `send` what the lanes may send, `report` what
-//! people see. Whatever waits for a network is a task elsewhere and answers through the inbox.
+//! for, `read` the turns, `scan` what discovery finds, `send` what the lanes may send, `resolve` and
+//! `rebuild` what is to become of batches in doubt, `report` what people see. Whatever waits for a network is a task elsewhere and answers through the inbox.
 //!
 //! Invariants: no batch is sent before its plan is in the journal; no file is read while a plan
 //! that carries its bytes is unresolved from an earlier run; memory for events is bounded by the
@@ -14,7 +14,9 @@ mod drive;
 mod files;
 mod follow;
 mod read;
+mod rebuild;
 mod report;
+mod resolve;
 mod scan;
 mod send;
 
@@ -46,8 +48,9 @@ use crate::tail::files::TailFiles;
 use crate::tail::watch::Watches;
 
 use files::Followed;
+use resolve::Restart;
 use scan::Dir;
-use send::{Restart, Topic};
+use send::Topic;
 
 pub use drive::drive;
 #[cfg(feature = "sim")]
@@ -132,8 +135,8 @@ pub struct Shipper {
     metrics: AgentMetrics,
     report: Arc<Mutex<Value>>,
     policy: PollPolicy,
-    /// Hash of what decides how bytes become records.
-    pipeline: u64,
+    /// Of each input a hash of what decides how bytes become records.
+    pipelines: BTreeMap<String, u64>,
 
     discovery: Discovery,
     watches: Watches,
@@ -199,7 +202,7 @@ impl Shipper {
         let new_inputs = config.inputs.iter().enumerate();
         let new_inputs = new_inputs.filter(|(_, input)| !known.contains(&input.id));
         Self {
-            pipeline: send::pipeline_hash(&config, &sender),
+            pipelines: send::pipelines(&config, &sender),
             new_inputs: new_inputs.map(|(index, _)| index).collect(),
             writer: EventWriter::new(&sender),
             builder: BatchBuilder::new(send::compression(config.output.compression)),
@@ -318,7 +321,12 @@ impl Shipper {
                 self.topic_trouble(&name, cause);
                 Ok(())
             }
-            Message::Began { lane, began } => self.began(lane, began),
+            Message::Resolved { lane, resolved } => self.resolved(lane, resolved),
+            Message::Moved { lane, found } => {
+                self.moved(lane, found);
+                Ok(())
+            }
+            Message::Started { lane, identity } => self.started(lane, identity),
             Message::LaneTrouble { lane, cause } => {
                 self.lane_trouble(lane, cause);
                 Ok(())

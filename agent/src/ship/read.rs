@@ -4,9 +4,15 @@
 //! starts a little before the offset, with bytes that are known: if they are not there any more,
 //! the file was rewritten behind our back.
 
+use tailway_metadata::time::WallMs;
+
 use super::files::Before;
 use super::{FileKey, ShipError, Shipper};
+use crate::event::Format;
+use crate::machine::identity::Generation;
+use crate::machine::lines::Line;
 use crate::machine::tail_file::Event;
+use crate::output::parcel::Entry;
 use crate::tail::files::read_full;
 
 /// Bytes of a turn; only a line that is longer makes it longer.
@@ -74,9 +80,8 @@ impl Shipper {
             bytes,
             || !full.get(),
             |line| {
-                lane.append(generation, line.offset..line.end, part.format(), at, |out| {
-                    writer.write(out, part, line.offset, line.text);
-                });
+                let entry = entry_of(generation, &line, part.format(), at);
+                lane.append(entry, |out| writer.write(out, part, line.offset, line.text));
                 full.set(!lane.has_room());
             },
         );
@@ -111,9 +116,8 @@ impl Shipper {
         let Some(line) = file.machine.lines.take_rest(&rest[..read]) else { return Ok(()) };
         writer.set_time(at);
         let generation = file.generation;
-        lanes[lane].append(generation, line.offset..line.end, part.format(), at, |out| {
-            writer.write(out, part, line.offset, line.text);
-        });
+        let entry = entry_of(generation, &line, part.format(), at);
+        lanes[lane].append(entry, |out| writer.write(out, part, line.offset, line.text));
         let whole = [file.before.bytes(), &rest[..read]].concat();
         file.before = Before::of(&whole);
         lanes[lane].mark(generation, file.before.marker(), now);
@@ -122,4 +126,14 @@ impl Shipper {
         self.changed = true;
         Ok(())
     }
+}
+
+/// A line as a buffer takes it.
+pub(super) fn entry_of<'a>(
+    generation: Generation,
+    line: &Line<'a>,
+    format: Format,
+    at: WallMs,
+) -> Entry<'a> {
+    Entry { generation, from: line.offset, to: line.end, format, at, text: line.text }
 }

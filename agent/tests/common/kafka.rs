@@ -2,12 +2,13 @@
 //! checks them, and with faults on demand. It speaks through the same codec as the client, so it
 //! is no witness for the protocol; it is one for what the agent does when things go wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
+use tailway_metadata::ids::TopicId;
 use tailway_wire::api::{ApiKey, Server, api_versions_response};
 use tailway_wire::error_code::ErrorCode;
 use tailway_wire::fetch::{FetchResponse, FetchableTopic, FetchedPartition};
@@ -25,7 +26,7 @@ use tailway_wire::messages::{
 use tailway_wire::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
 };
-use tailway_wire::record::{Batch, BatchIter, patch_base_offset};
+use tailway_wire::record::{Batch, BatchBuilder, BatchIter, Compression, patch_base_offset};
 
 use super::PATIENCE;
 
@@ -41,21 +42,39 @@ pub(crate) enum Fault {
     SizeMax(usize),
     /// Keeps batches back and does not answer: requests that are slow on their way.
     Hold,
-    /// Stores what was held back just before the next batch, once. Answers that one without its
-    /// offset if `untold`, as for a resend that is known again.
-    Release {
-        untold: bool,
-    },
+    /// Stores what was held back just before the next batch, once.
+    ReleaseBefore,
+    /// Stores what was held back just after the next batch, once.
+    ReleaseAfter,
+}
+
+/// What a broker remembers of a producer.
+#[derive(Debug)]
+struct Producer {
+    epoch: i16,
+    next: i32,
+    /// Offsets of the batches that it knows again, by first and last sequence; oldest first.
+    known: VecDeque<((i32, i32), i64)>,
 }
 
 #[derive(Debug)]
 struct State {
     fault: Fault,
+    /// A producer that it does not know must begin with sequence 0, as from Kafka 4.5 on.
+    strict: bool,
+    /// Answers a batch that it knows again without its offset.
+    untold: bool,
+    /// Fetch requests that are still to be refused.
+    fetches_refused: usize,
     held: Vec<Bytes>,
+    /// What became of the batches that were held back.
+    late: Vec<Result<i64, ErrorCode>>,
     log: Vec<(i64, Bytes)>,
+    start: i64,
     end: i64,
-    /// Next sequence of each producer, and where its batches are.
-    producers: BTreeMap<i64, (i32, BTreeMap<i32, i64>)>,
+    cluster: &'static str,
+    topic_id: TopicId,
+    producers: BTreeMap<i64, Producer>,
     producer_next: i64,
     produces: usize,
 }
@@ -72,9 +91,16 @@ impl Kafka {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let state = State {
             fault: Fault::None,
+            strict: false,
+            untold: false,
+            fetches_refused: 0,
             held: Vec::new(),
+            late: Vec::new(),
             log: Vec::new(),
+            start: 0,
             end: 0,
+            cluster: "test",
+            topic_id: TopicId(tailway_runtime::uuid()),
             producers: BTreeMap::new(),
             producer_next: 1_000,
             produces: 0,
@@ -99,6 +125,102 @@ impl Kafka {
 
     pub(crate) fn set_fault(&self, fault: Fault) {
         self.state.0.lock().unwrap().fault = fault;
+    }
+
+    /// From now on a producer that it does not know must begin with sequence 0.
+    pub(crate) fn be_strict(&self) {
+        self.state.0.lock().unwrap().strict = true;
+    }
+
+    /// From now on a batch that it knows again is answered without its offset.
+    pub(crate) fn tell_no_old_offsets(&self) {
+        self.state.0.lock().unwrap().untold = true;
+    }
+
+    /// Refuses so many Fetch requests, for a reason that passes.
+    pub(crate) fn refuse_fetches(&self, n: usize) {
+        self.state.0.lock().unwrap().fetches_refused = n;
+    }
+
+    /// Forgets all producers, as after `producer.id.expiration.ms`.
+    pub(crate) fn forget_producers(&self) {
+        self.state.0.lock().unwrap().producers.clear();
+    }
+
+    /// Remembers of each producer its last batch only, as a restarted broker does.
+    pub(crate) fn restart(&self) {
+        for producer in self.state.0.lock().unwrap().producers.values_mut() {
+            let before_last = producer.known.len().saturating_sub(1);
+            producer.known.drain(..before_last);
+        }
+    }
+
+    /// Carries out what was held back; how each ended.
+    pub(crate) fn release(&self) -> Vec<Result<i64, ErrorCode>> {
+        let mut state = self.state.0.lock().unwrap();
+        state.late.clear();
+        state.release();
+        self.state.1.notify_all();
+        state.late.clone()
+    }
+
+    /// Carries out the first `n` of what was held back.
+    pub(crate) fn release_first(&self, n: usize) {
+        let mut state = self.state.0.lock().unwrap();
+        let rest = state.held.split_off(n);
+        state.release();
+        state.held = rest;
+    }
+
+    /// How what was held back ended.
+    pub(crate) fn late(&self) -> Vec<Result<i64, ErrorCode>> {
+        self.state.0.lock().unwrap().late.clone()
+    }
+
+    /// Batches that are held back.
+    pub(crate) fn held(&self) -> usize {
+        self.state.0.lock().unwrap().held.len()
+    }
+
+    /// Deletes all below the end of the log, as retention does.
+    pub(crate) fn delete_all(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        state.log.clear();
+        state.start = state.end;
+    }
+
+    /// Stores a batch that is not the agent's.
+    pub(crate) fn store_foreign(&self) {
+        let mut builder = BatchBuilder::new(Compression::None);
+        builder.append(0, None, Some(b"{\"message\":\"foreign\"}"), &[]).unwrap();
+        self.state.0.lock().unwrap().append(builder.finish().unwrap()).unwrap();
+    }
+
+    /// Another cluster has its address now, with a topic of the same name and a producer that has
+    /// the id of the one that was here.
+    pub(crate) fn become_another_cluster(&self) {
+        self.recreate_topic();
+        let mut state = self.state.0.lock().unwrap();
+        state.cluster = "other";
+        let namesake = state.producer_next;
+        // It has sent what a blind resend would be taken for.
+        let known = (0..30).map(|first| ((first, first + 9), 0)).collect();
+        state.producers.insert(namesake, Producer { epoch: 0, next: 40, known });
+        state.producer_next += 1_000;
+    }
+
+    /// Producers that it remembers.
+    pub(crate) fn producers(&self) -> usize {
+        self.state.0.lock().unwrap().producers.len()
+    }
+
+    /// Deletes the topic and makes another one of that name.
+    pub(crate) fn recreate_topic(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        state.log.clear();
+        state.producers.clear();
+        (state.start, state.end) = (0, 0);
+        state.topic_id = TopicId(tailway_runtime::uuid());
     }
 
     /// The messages of all events, in order.
@@ -201,23 +323,36 @@ impl Kafka {
             .with_leader_id(0.into())
             .with_replica_nodes(vec![0.into()])
             .with_isr_nodes(vec![0.into()]);
+        let (cluster, topic_id) = {
+            let state = self.state.0.lock().unwrap();
+            (state.cluster, state.topic_id)
+        };
         let topics = request.topics.unwrap_or_default().into_iter().map(|topic| {
             MetadataResponseTopic::default()
                 .with_name(topic.name)
+                .with_topic_id(topic_id.0)
                 .with_partitions(vec![partition.clone()])
         });
         MetadataResponse::default()
             .with_brokers(vec![broker])
-            .with_cluster_id(Some(StrBytes::from_static_str("test")))
+            .with_cluster_id(Some(StrBytes::from_static_str(cluster)))
             .with_topics(topics.collect())
     }
 
     fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
-        let end = self.state.0.lock().unwrap().end;
+        let (start, end) = {
+            let state = self.state.0.lock().unwrap();
+            (state.start, state.end)
+        };
         let topic = request.topics.into_iter().next().unwrap();
-        let latest = topic.partitions[0].timestamp == -1;
-        let partition =
-            ListOffsetsPartitionResponse::default().with_offset(if latest { end } else { 0 });
+        let offset = match topic.partitions[0].timestamp {
+            -1 => end,
+            -2 => start,
+            // All records are that new, if there are any.
+            _ if end > start => start,
+            _ => -1,
+        };
+        let partition = ListOffsetsPartitionResponse::default().with_offset(offset);
         let topic = ListOffsetsTopicResponse::default()
             .with_name(topic.name)
             .with_partitions(vec![partition]);
@@ -237,12 +372,16 @@ impl Kafka {
                 state.held.push(bytes);
                 None
             }
-            Fault::Release { untold } => {
-                for late in std::mem::take(&mut state.held) {
-                    state.append(late).unwrap();
-                }
+            Fault::ReleaseBefore => {
+                state.release();
                 state.fault = Fault::None;
-                Some(state.append(bytes).map(|offset| if untold { -1 } else { offset }))
+                Some(state.append(bytes))
+            }
+            Fault::ReleaseAfter => {
+                let appended = state.append(bytes);
+                state.release();
+                state.fault = Fault::None;
+                Some(appended)
             }
             Fault::None | Fault::SizeMax(_) => Some(state.append(bytes)),
         };
@@ -256,11 +395,16 @@ impl Kafka {
     }
 
     fn fetch(&self, request: FetchRequest) -> FetchResponse {
-        let state = self.state.0.lock().unwrap();
+        let mut state = self.state.0.lock().unwrap();
         let from = request.topics[0].partitions[0].fetch_offset;
-        let records =
-            state.log.iter().filter(|(base, _)| *base >= from).map(|(_, bytes)| bytes.clone());
-        let partition = FetchedPartition::read(0, state.end, 0, records.collect());
+        let partition = if state.fetches_refused > 0 {
+            state.fetches_refused -= 1;
+            FetchedPartition::failed(0, ErrorCode::KAFKA_STORAGE_ERROR)
+        } else {
+            let records =
+                state.log.iter().filter(|(base, _)| *base >= from).map(|(_, bytes)| bytes.clone());
+            FetchedPartition::read(0, state.end, state.start, records.collect())
+        };
         let name: TopicName = request.topics[0].topic.clone();
         let topics = vec![FetchableTopic { name, partitions: vec![partition] }];
         FetchResponse { throttle_time_ms: 0, error_code: ErrorCode::NONE, session_id: 0, topics }
@@ -272,22 +416,61 @@ impl State {
     fn append(&mut self, bytes: Bytes) -> Result<i64, ErrorCode> {
         let batch = Batch::parse(&bytes).unwrap();
         batch.validate().unwrap();
-        let (id, sequence) = (batch.header.producer_id, batch.header.base_sequence);
-        let (next, known) = self.producers.entry(id).or_insert((sequence, BTreeMap::new()));
-        if let Some(offset) = known.get(&sequence) {
-            return Ok(*offset);
+        let header = batch.header;
+        if header.producer_id < 0 {
+            return Ok(self.store(&bytes, header.records_count));
         }
-        if *next != sequence {
-            return Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+        let (epoch, first) = (header.producer_epoch, header.base_sequence);
+        let sequences = (first, header.last_sequence());
+        let fresh = Producer { epoch, next: 0, known: VecDeque::new() };
+        match self.producers.get(&header.producer_id) {
+            None if self.strict && first != 0 => {
+                return Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+            }
+            None => drop(self.producers.insert(header.producer_id, fresh)),
+            Some(producer) if epoch < producer.epoch => {
+                return Err(ErrorCode::INVALID_PRODUCER_EPOCH);
+            }
+            Some(producer) if epoch > producer.epoch => {
+                if first != 0 {
+                    return Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+                }
+                self.producers.insert(header.producer_id, fresh);
+            }
+            Some(producer) => {
+                let old = producer.known.iter().find(|(known, _)| *known == sequences);
+                if let Some((_, offset)) = old {
+                    return Ok(if self.untold { -1 } else { *offset });
+                }
+                if producer.next != first {
+                    return Err(ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER);
+                }
+            }
         }
         let offset = self.end;
-        *next += batch.header.records_count;
-        known.insert(sequence, offset);
-        self.end += i64::from(batch.header.records_count);
+        let producer = self.producers.get_mut(&header.producer_id).unwrap();
+        producer.next = first + header.records_count;
+        producer.known.push_back((sequences, offset));
+        if producer.known.len() > 5 {
+            producer.known.pop_front();
+        }
+        Ok(self.store(&bytes, header.records_count))
+    }
+
+    fn store(&mut self, bytes: &Bytes, records: i32) -> i64 {
+        let offset = self.end;
+        self.end += i64::from(records);
         let mut stored = bytes.to_vec();
         patch_base_offset(&mut stored, offset).unwrap();
         self.log.push((offset, Bytes::from(stored)));
-        Ok(offset)
+        offset
+    }
+
+    fn release(&mut self) {
+        for bytes in std::mem::take(&mut self.held) {
+            let ended = self.append(bytes);
+            self.late.push(ended);
+        }
     }
 }
 

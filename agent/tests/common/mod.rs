@@ -6,7 +6,7 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -39,6 +39,22 @@ impl Agent {
         );
         std::fs::write(&config, text).unwrap();
         Self { dir, config, child: None }
+    }
+
+    /// Changes the configuration of the next start.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let text = std::fs::read_to_string(&self.config).unwrap();
+        assert!(text.contains(from), "`{from}` is not in the configuration");
+        std::fs::write(&self.config, text.replace(from, to)).unwrap();
+    }
+
+    /// Waits until the agent has said it.
+    pub(crate) fn wait_for_log(&self, said: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.log().contains(said) {
+            assert!(Instant::now() < until, "`{said}` was waited for\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     pub(crate) fn start(&mut self) {

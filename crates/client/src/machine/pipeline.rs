@@ -14,7 +14,8 @@
 //! Kafka's own brokers remember only the last batch across a restart. A batch in doubt that is
 //! sent again and is not that last one then gets error 45, as if there were a hole. So the next
 //! batch in doubt is tried: a leader that takes or recognises it has every batch before it,
-//! because it took them in sequence. Only if none is accepted is the error what it says.
+//! because it took them in sequence. Only if none is accepted is the error what it says. The same
+//! holds for batches that a process sent before it died and that its successor sends again.
 //!
 //! Invariants: open batches have consecutive sequences; acks are reported in order, each once; a
 //! batch is dropped only by its ack or by the stop. After a fatal answer the pipeline stops and
@@ -133,6 +134,9 @@ pub struct PipelineOptions {
     pub delivery_timeout: Option<Duration>,
     pub retry_backoff: Duration,
     pub retry_backoff_max: Duration,
+    /// The first so many batches were sent before, by a process that died. Nothing is sent until
+    /// all of them are pushed: only together do they tell what error 45 means.
+    pub sent_before: usize,
     /// For the jitter of retries.
     pub seed: u64,
 }
@@ -143,6 +147,7 @@ impl Default for PipelineOptions {
             delivery_timeout: None,
             retry_backoff: Duration::from_millis(50),
             retry_backoff_max: Duration::from_secs(1),
+            sent_before: 0,
             seed: 0,
         }
     }
@@ -194,6 +199,8 @@ pub struct Pipeline {
     refresh: bool,
     /// The leader of this round has acked a batch, so it checks the sequence of what follows.
     established: bool,
+    /// Batches that an earlier process sent and that are still to be pushed.
+    sent_before: usize,
     phase: Phase,
     last_cause: String,
 }
@@ -204,6 +211,7 @@ impl Pipeline {
         let backoff = Backoff::new(options.retry_backoff, options.retry_backoff_max, options.seed);
         Self {
             identity,
+            sent_before: options.sent_before,
             options,
             backoff,
             open: VecDeque::with_capacity(OPEN_MAX),
@@ -280,7 +288,9 @@ impl Pipeline {
         if self.identity.is_idempotent() {
             self.next_sequence = sequence_after(self.next_sequence, batch.record_count);
         }
-        self.open.push_back(Open { batch, pushed: now, sends: 0, state: State::Waiting });
+        let sends = u32::from(self.sent_before > 0);
+        self.sent_before = self.sent_before.saturating_sub(1);
+        self.open.push_back(Open { batch, pushed: now, sends, state: State::Waiting });
         self.send_waiting(out);
     }
 
@@ -405,7 +415,7 @@ impl Pipeline {
     }
 
     fn send_waiting(&mut self, out: &mut Vec<Action>) {
-        if self.phase != Phase::Flowing {
+        if self.phase != Phase::Flowing || self.sent_before > 0 {
             return;
         }
         let mut in_flight = self.in_flight();
@@ -473,6 +483,12 @@ impl Pipeline {
             Phase::Stopped => assert!(self.open.is_empty(), "stopped with open batches"),
             Phase::Pausing { .. } => assert!(in_flight == 0, "{in_flight} in flight in a pause"),
             Phase::Draining => assert!(in_flight > 0, "draining nothing"),
+            Phase::Flowing if self.sent_before > 0 => {
+                assert!(
+                    in_flight == 0,
+                    "{in_flight} in flight before all of an earlier process came"
+                );
+            }
             Phase::Flowing => assert!(
                 match self.oldest().and_then(|index| self.open.get(index)) {
                     Some(oldest) => matches!(oldest.state, State::Sent(_)),

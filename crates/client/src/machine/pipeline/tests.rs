@@ -150,6 +150,36 @@ fn a_leader_that_remembers_only_its_last_batch_is_asked_for_that_one() {
     assert_eq!(bench.on(acked(7, 104)), [ack(4, 1, 104)]);
 }
 
+/// What a process left behind when it died is sent again by its successor: the leader may know all
+/// of it, only the last of it, or none.
+#[test]
+fn what_an_earlier_process_sent_is_asked_for_once_all_of_it_is_there() {
+    let resumed = || {
+        let options = PipelineOptions { sent_before: 3, ..PipelineOptions::default() };
+        let mut bench = Bench { pipeline: Pipeline::new(IDENTITY, 5, options), now: MS(0) };
+        assert_eq!(bench.on(Event::Push(batch(5, 1))), []);
+        assert_eq!(bench.on(Event::Push(batch(6, 1))), []);
+        assert_eq!(bench.on(Event::Push(batch(7, 1))), [round(0), send(0, 5, 1)]);
+        bench
+    };
+    let forgotten = ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER;
+    let mut known = resumed();
+    assert_eq!(known.on(acked(0, 105)), [ack(5, 1, 105), send(1, 6, 1), send(2, 7, 1)]);
+
+    let mut only_last = resumed();
+    assert_eq!(only_last.on(refused(0, forgotten)), [send(1, 6, 1)]);
+    assert_eq!(only_last.on(refused(1, forgotten)), [send(2, 7, 1)]);
+    assert_eq!(only_last.on(acked(2, 107)), [ack(5, 1, -1), ack(6, 1, -1), ack(7, 1, 107)]);
+    assert_eq!(only_last.on(Event::Push(batch(8, 1))), [send(3, 8, 1)]);
+
+    let mut none = resumed();
+    none.on(refused(0, forgotten));
+    none.on(refused(1, forgotten));
+    let reason = StopReason::Refused { code: forgotten, message: None };
+    let open = vec![batch(5, 1), batch(6, 1), batch(7, 1)];
+    assert_eq!(none.on(refused(2, forgotten)), [Action::Stopped { reason, open }]);
+}
+
 #[test]
 fn a_hole_that_no_later_batch_disproves_stops_the_pipeline() {
     let mut bench = Bench::established();
