@@ -1,9 +1,10 @@
 //! Each line once and in order when the agent is killed while batches of it are in doubt: stored,
 //! not stored, or still on their way to the broker, which may or may not know the producer then.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tailway_wire::error_code::ErrorCode;
+use tokio::time::Instant;
 
 use super::common::kafka::{Fault, Kafka};
 use super::common::{Agent, numbers};
@@ -193,6 +194,24 @@ fn what_cannot_be_sent_as_it_was_keeps_the_late_out() {
         let twice = [expected(0..20), expected(10..20)].concat();
         assert_eq!(kafka.messages(), twice, "{}", agent.log());
     }
+}
+
+/// Killed between the decision to go on under the next epoch and the first batch under it, which
+/// waits for its file: the decision is remembered.
+#[test]
+fn the_next_epoch_is_in_the_journal_before_it_is_used() {
+    let (kafka, mut agent) = killed(Fault::Hold);
+    agent.reconfigure("name: web-01", "name: web-02");
+    agent.rename("a.log", "../a.log");
+    agent.start();
+    agent.wait_for_log("sending its lines anew");
+    agent.kill();
+    assert_eq!(kafka.messages(), expected(0..10));
+    agent.rename("../a.log", "a.log");
+    kafka.set_fault(Fault::ReleaseAfter);
+    agent.start();
+    ends_well(&kafka, &mut agent, "after the second kill");
+    assert_eq!(kafka.late(), [Err(ErrorCode::INVALID_PRODUCER_EPOCH)], "{}", agent.log());
 }
 
 /// The second look holds up neither what is sent nor the stop.

@@ -43,7 +43,7 @@ async fn it_is_looked_for_before_it_is_sent_again() {
         let context = Context::new(Clock::new());
         let agent = Agent::start_on(Arc::new(FsDisk), Arc::new(OsFiles), config, context).await;
         let (kafka, waiting) = (kafka.clone(), kafka);
-        tokio::task::spawn_blocking(move || waiting.wait_for(10)).await.unwrap();
+        tailway_runtime::spawn_blocking(move || waiting.wait_for(10)).await.unwrap();
         kafka.set_fault(Fault::Deaf);
         kafka.forget_producers();
         tokio::time::sleep(Duration::from_secs(3)).await;
@@ -51,7 +51,7 @@ async fn it_is_looked_for_before_it_is_sent_again() {
         let (kafka, waiting) = (kafka.clone(), kafka);
         std::fs::write(dir.path().join("b.log"), numbers(10..20)).unwrap();
         let n = if times == 1 { 20 } else { 30 };
-        tokio::task::spawn_blocking(move || waiting.wait_for(n)).await.unwrap();
+        tailway_runtime::spawn_blocking(move || waiting.wait_for(n)).await.unwrap();
         agent.unwrap().stop(Deadline::after(Duration::from_secs(10))).await.unwrap();
         let lines = kafka.messages();
         let (first, rest) = lines.split_at(lines.len() - 10);
