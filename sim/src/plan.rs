@@ -105,6 +105,12 @@ impl Plan {
             safety,
         }
     }
+
+    /// Whether nothing strikes that may cost a broker its session with the coordinator.
+    pub(crate) fn is_calm(&self) -> bool {
+        let harmless = [Fault::ClockJump, Fault::KillClient, Fault::DropCaches];
+        self.strikes.iter().all(|(_, fault)| harmless.contains(fault))
+    }
 }
 
 #[cfg(test)]

@@ -61,6 +61,9 @@ pub(super) async fn run(shared: Shared, name: String) {
                 Err(_) => Outcome::Info,
             };
             for (partition, next) in &read {
+                if outcome == Outcome::Ok {
+                    shared.committed(GROUP, partition, *next);
+                }
                 let (tp, group) = (spelled(partition), GROUP.to_owned());
                 let act = Act::Commit { tp, off: told(*next).unwrap_or_default(), group };
                 shared.history.add(&name, t0, outcome, act);

@@ -130,6 +130,7 @@ impl Faults {
 
     pub(super) fn disarm_all(&mut self) {
         self.armed.clear();
+        self.power_off_at = None;
     }
 
     pub(super) fn power_off_after(&mut self, count: u64) {
