@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
-use tailway_daemon::{Context, Daemon, Deadline, Problems, StartError, Stragglers};
+use tailway_daemon::{Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks};
 use tailway_metadata::{ClusterImage, DirectoryId};
 use tailway_net::{Limits, Listener, Security};
 use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
@@ -137,9 +137,23 @@ async fn start(
         tasks: context.tasks.clone(),
     };
     context.tasks.spawn("controller", |stop| driver.run(stop));
+    watch_log(&node, &context.tasks);
     Server::start(listener, service, metrics, &context.tasks);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "brokers may connect (mutual TLS)");
     Ok(Coordinator { context, node, address, _lock: lock })
+}
+
+/// Ends the program when its log cannot be written, and not only at the next write: a supervisor starts it again, and
+/// brokers do not wait for one that can decide nothing.
+fn watch_log(node: &Node, tasks: &Tasks) {
+    let (mut failure, all) = (node.log_failure(), tasks.clone());
+    tasks.spawn("raft log", |mut stop| async move {
+        let failed = stop.unless(failure.wait_for(Option::is_some)).await;
+        let cause = failed.and_then(Result::ok).and_then(|cause| cause.clone());
+        if let Some(cause) = cause {
+            all.fail(format!("the Raft log cannot be written: {cause}"));
+        }
+    });
 }
 
 /// Locks the data directory and makes sure that it is ours.

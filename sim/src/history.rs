@@ -117,6 +117,11 @@ impl History {
         self.lock().events.iter().filter(is_ack).count()
     }
 
+    /// Lines that were written so far.
+    pub(crate) fn lines(&self) -> usize {
+        self.lock().events.iter().filter(|event| matches!(event.act, Act::Line { .. })).count()
+    }
+
     /// The events and the violations.
     pub(crate) fn take(&self) -> (Vec<Event>, Vec<String>) {
         let mut seen = self.lock();

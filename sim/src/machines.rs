@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow};
+use tailway_agent::tail::memory::MemoryFiles;
 use tailway_daemon::daemon::{Context, Daemon, StartError};
 use tailway_daemon::run::STOP_DEADLINE;
 use tailway_daemon::{Clock, Deadline};
@@ -20,6 +21,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::oracle::DATA_DIR;
 use crate::tls::{CLUSTER, TlsFiles};
+use crate::writer::{LINES_TOPIC, LOGS_DIR};
 
 /// Where a supervisor starts a program again that ended by itself.
 const RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -33,6 +35,18 @@ const BROKER_PORT: u16 = 9092;
 pub(crate) enum Role {
     Coordinator,
     Broker(u8),
+    Agent(u8),
+}
+
+impl Role {
+    /// The machine's number, the role in its certificate, and its number there.
+    fn identity(self) -> (HostId, &'static str, u8) {
+        match self {
+            Role::Coordinator => (HostId(1), "coordinator", 0),
+            Role::Broker(id) => (HostId(10 + u32::from(id)), "broker", id),
+            Role::Agent(id) => (HostId(50 + u32::from(id)), "agent", id),
+        }
+    }
 }
 
 /// How a program ended, once it has.
@@ -49,6 +63,8 @@ pub(crate) struct Machine {
     pub(crate) host: HostId,
     pub(crate) role: Role,
     disk: SimDisk,
+    /// The log files of the programs that run beside an agent.
+    files: MemoryFiles,
     drift_ppm: i32,
     /// What this machine's wall clock says at the begin of the run.
     wall: WallMs,
@@ -58,14 +74,18 @@ pub(crate) struct Machine {
     /// When the supervisor starts it again; `None`: it runs, or is to stay down.
     restart_at: Option<Instant>,
     tls: Arc<TlsFiles>,
+    brokers: Vec<HostPort>,
 }
 
 impl Machine {
-    pub(crate) fn new(role: Role, seed: u64, drift_ppm: i32, tls: &Arc<TlsFiles>) -> Machine {
-        let (host, spiffe_role, id) = match role {
-            Role::Coordinator => (HostId(1), "coordinator", 0),
-            Role::Broker(id) => (HostId(10 + u32::from(id)), "broker", id),
-        };
+    pub(crate) fn new(
+        role: Role,
+        seed: u64,
+        drift_ppm: i32,
+        tls: &Arc<TlsFiles>,
+        brokers: &[HostPort],
+    ) -> Machine {
+        let (host, spiffe_role, id) = role.identity();
         sim::add_host(host);
         let id = id.to_string();
         let spiffe = SpiffeId { cluster: CLUSTER.into(), role: spiffe_role.into(), id };
@@ -77,6 +97,7 @@ impl Machine {
             host,
             role,
             disk,
+            files: MemoryFiles::new(Clock::simulated(WALL_START, 0)),
             drift_ppm,
             wall: WALL_START,
             begun: Instant::now(),
@@ -84,6 +105,7 @@ impl Machine {
             running: None,
             restart_at: None,
             tls: Arc::clone(tls),
+            brokers: brokers.to_vec(),
         }
     }
 
@@ -91,12 +113,18 @@ impl Machine {
         match self.role {
             Role::Coordinator => "coordinator".to_owned(),
             Role::Broker(id) => format!("broker {id}"),
+            Role::Agent(id) => format!("agent {id}"),
         }
     }
 
     /// The disk as the program that lives now has it.
     pub(crate) fn disk(&self) -> &SimDisk {
         &self.disk
+    }
+
+    /// The files that its agent follows.
+    pub(crate) fn files(&self) -> &MemoryFiles {
+        &self.files
     }
 
     pub(crate) fn runs(&self) -> bool {
@@ -136,6 +164,15 @@ impl Machine {
                 let config = broker_config(id, self.host, &self.tls)?;
                 sim::spawn_on(self.host, async move {
                     let started = tailway_broker::Broker::start_on(disk, config, context.clone());
+                    tell(life(started.await, context, stopped).await);
+                });
+            }
+            Role::Agent(id) => {
+                let config = agent_config(id, &self.brokers)?;
+                let files = Arc::new(self.files.clone());
+                sim::spawn_on(self.host, async move {
+                    let started =
+                        tailway_agent::Agent::start_on(disk, files, config, context.clone());
                     tell(life(started.await, context, stopped).await);
                 });
             }
@@ -244,7 +281,7 @@ pub(crate) fn address_of(host: HostId) -> IpAddr {
 
 /// Where clients find a broker.
 pub(crate) fn broker_address(id: u8) -> HostPort {
-    HostPort::new(address_of(HostId(10 + u32::from(id))).to_string(), BROKER_PORT)
+    HostPort::new(address_of(Role::Broker(id).identity().0).to_string(), BROKER_PORT)
 }
 
 /// A daemon from start to end, as `run_daemon` has it.
@@ -302,7 +339,8 @@ fn coordinator_config(tls: &TlsFiles) -> Result<tailway_coordinator::config::Con
 }
 
 fn coordinator_address() -> String {
-    HostPort::new(address_of(HostId(1)).to_string(), COORDINATOR_PORT).to_string()
+    HostPort::new(address_of(Role::Coordinator.identity().0).to_string(), COORDINATOR_PORT)
+        .to_string()
 }
 
 fn broker_config(id: u8, host: HostId, tls: &TlsFiles) -> Result<tailway_broker::config::Config> {
@@ -327,6 +365,38 @@ fn broker_config(id: u8, host: HostId, tls: &TlsFiles) -> Result<tailway_broker:
             ..RawListener::default()
         }],
         log: RawLog { retention_check_interval: Span::from_secs(5), ..RawLog::default() },
+        ..RawConfig::default()
+    };
+    checked(&raw, Config::check)
+}
+
+fn agent_config(id: u8, brokers: &[HostPort]) -> Result<tailway_agent::Config> {
+    use tailway_agent::Config;
+    use tailway_agent::config::{RawAgent, RawConfig, RawInput, RawMetrics, RawOutput};
+    use tailway_agent::event::Format;
+    use tailway_daemon::units::Span;
+    let raw = RawConfig {
+        agent: RawAgent {
+            data_dir: DATA_DIR.into(),
+            name: format!("agent-{id}"),
+            rescan_interval: Span::from_secs(5),
+            ..RawAgent::default()
+        },
+        output: RawOutput {
+            brokers: brokers.iter().map(ToString::to_string).collect(),
+            topic: LINES_TOPIC.to_owned(),
+            insecure: true,
+            tls: None,
+            ..RawOutput::default()
+        },
+        inputs: vec![RawInput {
+            id: "logs".to_owned(),
+            paths: vec![format!("{LOGS_DIR}/*.log")],
+            format: Format::Raw,
+            ..RawInput::default()
+        }],
+        // They are of the machine that simulates.
+        metrics: RawMetrics { enabled: false, ..RawMetrics::default() },
         ..RawConfig::default()
     };
     checked(&raw, Config::check)

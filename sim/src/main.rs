@@ -15,6 +15,7 @@ mod plan;
 mod plants;
 mod run;
 mod tls;
+mod writer;
 
 use std::cell::Cell;
 use std::process::ExitCode;

@@ -1,6 +1,6 @@
 //! Carries out the strikes of a plan, and ends those that last.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -50,13 +50,15 @@ pub(crate) struct Nemesis {
     rng: ChaCha8Rng,
     strikes: VecDeque<(Instant, Fault)>,
     undo: Vec<(Instant, Undo)>,
+    /// Machines whose disk was made to fail: their programs may have logs that are fenced until a restart.
+    troubled: BTreeSet<usize>,
 }
 
 impl Nemesis {
     pub(crate) fn new(rng: ChaCha8Rng, strikes: &[(Duration, Fault)]) -> Nemesis {
         let begun = Instant::now();
         let strikes = strikes.iter().map(|(at, fault)| (begun + *at, *fault)).collect();
-        Nemesis { rng, strikes, undo: Vec::new() }
+        Nemesis { rng, strikes, undo: Vec::new(), troubled: BTreeSet::new() }
     }
 
     /// Does what is due.
@@ -88,9 +90,14 @@ impl Nemesis {
             self.take_back(undo, machines);
         }
         tailway_net::sim::mend_all();
-        for machine in machines {
+        for machine in machines.iter() {
             machine.disk().disarm_all();
             machine.disk().set_capacity(None);
+        }
+        for index in std::mem::take(&mut self.troubled) {
+            if machines[index].runs() {
+                machines[index].kill(Duration::ZERO);
+            }
         }
     }
 
@@ -120,13 +127,10 @@ impl Nemesis {
     }
 
     /// One of the machines that run.
-    fn victim(&mut self, machines: &[Machine], broker: Option<bool>) -> Option<usize> {
-        let fits = |machine: &Machine| {
-            machine.runs()
-                && broker.is_none_or(|broker| broker == matches!(machine.role, Role::Broker(_)))
-        };
-        let fitting: Vec<usize> =
-            (0..machines.len()).filter(|index| fits(&machines[*index])).collect();
+    fn victim(&mut self, machines: &[Machine], fits: fn(Role) -> bool) -> Option<usize> {
+        let fitting: Vec<usize> = (0..machines.len())
+            .filter(|index| machines[*index].runs() && fits(machines[*index].role))
+            .collect();
         fitting.choose(&mut self.rng).copied()
     }
 
@@ -147,18 +151,7 @@ impl Nemesis {
                 self.strike_link(fault, machines, clients);
             }
             _ => {
-                let broker = match fault {
-                    Fault::KillBroker
-                    | Fault::CutPowerOfBroker
-                    | Fault::StopBroker
-                    | Fault::DiskErrorOfBroker => Some(true),
-                    Fault::KillCoordinator
-                    | Fault::CutPowerOfCoordinator
-                    | Fault::StopCoordinator
-                    | Fault::DiskErrorOfCoordinator => Some(false),
-                    _ => None,
-                };
-                if let Some(index) = self.victim(machines, broker) {
+                if let Some(index) = self.victim(machines, suits(fault)) {
                     self.strike_machine(fault, index, machines).await?;
                 }
             }
@@ -209,14 +202,14 @@ impl Nemesis {
         let pause = self.pause(DOWN_MS_MAX);
         let machine = &mut machines[index];
         match fault {
-            Fault::KillBroker | Fault::KillCoordinator => machine.kill(pause),
+            Fault::KillBroker | Fault::KillCoordinator | Fault::KillAgent => machine.kill(pause),
             Fault::CutPowerOfBroker | Fault::CutPowerOfCoordinator => {
                 machine.cut_power(self.rng.r#gen(), pause);
             }
             Fault::CutPowerInMidOperation => {
                 machine.disk().power_off_after(self.rng.gen_range(0..ARMED_CALLS_MAX));
             }
-            Fault::StopBroker | Fault::StopCoordinator => {
+            Fault::StopBroker | Fault::StopCoordinator | Fault::StopAgent => {
                 machine.ask_to_stop();
                 // A program may fail in the very moment; what must not be is that it does not end.
                 if let Err(cause) = machine.stopped().await
@@ -233,10 +226,12 @@ impl Nemesis {
             Fault::DiskErrorOfBroker | Fault::DiskErrorOfCoordinator => {
                 let operation = FAILING.choose(&mut self.rng).copied().unwrap_or(Operation::Write);
                 let fault = SimFault::Fail(operation, ErrorKind::Other);
+                self.troubled.insert(index);
                 machine.disk().arm(fault, self.rng.gen_range(1..ARMED_CALLS_MAX));
                 self.later(LASTING_MS_MAX, Undo::Restart(index));
             }
             Fault::DiskFull => {
+                self.troubled.insert(index);
                 let disk = machine.disk();
                 let used: usize = disk
                     .live_paths()
@@ -260,5 +255,23 @@ impl Nemesis {
             Fault::KillClient | Fault::CutLink | Fault::ResetConnections | Fault::SlowLink => {}
         }
         Ok(())
+    }
+}
+
+/// Which machines a fault is for. What a power cut or a failing disk of an agent's host takes of its log files and its
+/// journal is not simulated.
+fn suits(fault: Fault) -> fn(Role) -> bool {
+    match fault {
+        Fault::KillBroker
+        | Fault::CutPowerOfBroker
+        | Fault::StopBroker
+        | Fault::DiskErrorOfBroker => |role| matches!(role, Role::Broker(_)),
+        Fault::KillCoordinator
+        | Fault::CutPowerOfCoordinator
+        | Fault::StopCoordinator
+        | Fault::DiskErrorOfCoordinator => |role| role == Role::Coordinator,
+        Fault::KillAgent | Fault::StopAgent => |role| matches!(role, Role::Agent(_)),
+        Fault::CutPowerInMidOperation | Fault::DiskFull => |role| !matches!(role, Role::Agent(_)),
+        _ => |_| true,
     }
 }

@@ -16,6 +16,7 @@ pub(crate) enum Fault {
     KillBroker,
     KillCoordinator,
     KillClient,
+    KillAgent,
     /// The plug, at any moment.
     CutPowerOfBroker,
     CutPowerOfCoordinator,
@@ -24,6 +25,7 @@ pub(crate) enum Fault {
     /// A clean stop and a start.
     StopBroker,
     StopCoordinator,
+    StopAgent,
     /// Silence in one direction or both.
     CutLink,
     ResetConnections,
@@ -39,15 +41,17 @@ pub(crate) enum Fault {
 }
 
 /// All kinds.
-const FAULTS: [Fault; 17] = [
+const FAULTS: [Fault; 19] = [
     Fault::KillBroker,
     Fault::KillCoordinator,
     Fault::KillClient,
+    Fault::KillAgent,
     Fault::CutPowerOfBroker,
     Fault::CutPowerOfCoordinator,
     Fault::CutPowerInMidOperation,
     Fault::StopBroker,
     Fault::StopCoordinator,
+    Fault::StopAgent,
     Fault::CutLink,
     Fault::ResetConnections,
     Fault::SlowLink,
@@ -68,6 +72,7 @@ pub(crate) struct Plan {
     pub(crate) producers: u32,
     pub(crate) readers: u32,
     pub(crate) members: u32,
+    pub(crate) agents: u8,
     pub(crate) segment_bytes: u32,
     pub(crate) index_interval_bytes: u32,
     pub(crate) log_append_time: bool,
@@ -97,6 +102,7 @@ impl Plan {
             producers: rng.gen_range(1..=3),
             readers: rng.gen_range(1..=2),
             members: rng.gen_range(0..=3),
+            agents: rng.gen_range(0..=2),
             segment_bytes: *[2_048, 8_192, 32_768, 1 << 20].choose(&mut rng).unwrap_or(&8_192),
             index_interval_bytes: rng.gen_range(0..2_000),
             log_append_time: rng.gen_bool(0.2),

@@ -10,18 +10,20 @@ use rand_chacha::ChaCha8Rng;
 use tailway_client::Admin;
 use tailway_client::admin::NewTopic;
 use tailway_history::Checker;
+use tailway_net::HostPort;
 use tailway_runtime::sim::{self, HostId, note};
 use tailway_wire::error_code::ErrorCode;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::clients::{ClientProcess, Job, Shared, drain, probe};
+use crate::clients::{ClientProcess, Job, Shared, drain, drain_lines, probe};
 use crate::history::History;
 use crate::machines::{Machine, Role, address_of, broker_address};
 use crate::nemesis::Nemesis;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::tls::TlsFiles;
+use crate::writer::{self, LINES_TOPIC};
 
 /// After the last fault is gone, everything works again within this simulated time.
 const HEALED_WITHIN: Duration = Duration::from_secs(30);
@@ -91,18 +93,23 @@ impl Scenario {
         let mut rng = ChaCha8Rng::seed_from_u64(plan.seed ^ 0x5eed);
         sim::add_host(OPERATOR);
         tailway_net::sim::add_host(OPERATOR, address_of(OPERATOR), None);
-        let roles = [Role::Coordinator].into_iter().chain((0..plan.brokers).map(Role::Broker));
+        let brokers: Vec<HostPort> = (0..plan.brokers).map(broker_address).collect();
+        let roles = [Role::Coordinator]
+            .into_iter()
+            .chain((0..plan.brokers).map(Role::Broker))
+            .chain((0..plan.agents).map(Role::Agent));
         let machines: Vec<Machine> = roles
             .map(|role| {
                 let drift =
                     if plan.drift_ppm == 0 { 0 } else { rng.gen_range(-1..=1) * plan.drift_ppm };
-                Machine::new(role, rng.r#gen(), drift, tls)
+                Machine::new(role, rng.r#gen(), drift, tls, &brokers)
             })
             .collect();
-        let disks = machines.iter().skip(1).map(|machine| machine.disk().clone()).collect();
+        let holds = |machine: &&Machine| matches!(machine.role, Role::Broker(_));
+        let disks = machines.iter().filter(holds).map(|machine| machine.disk().clone()).collect();
         let shared = Shared {
             history: History::new(),
-            brokers: (0..plan.brokers).map(broker_address).collect(),
+            brokers,
             topic: TOPIC.to_owned(),
             partitions: plan.partitions,
             quiet: Arc::new(AtomicBool::new(false)),
@@ -150,12 +157,24 @@ impl Scenario {
     }
 
     async fn phases(&mut self) -> Result<(), String> {
-        for machine in &mut self.machines {
+        // Agents would create their topic themselves, with a retention that takes records away.
+        let agents =
+            self.machines.iter().position(|machine| matches!(machine.role, Role::Agent(_)));
+        let agents = agents.unwrap_or(self.machines.len());
+        for machine in &mut self.machines[..agents] {
             machine.start().map_err(|error| error.to_string())?;
         }
-        self.create_topic().await?;
+        self.create_topics().await?;
+        for machine in &mut self.machines[agents..] {
+            machine.start().map_err(|error| error.to_string())?;
+        }
         for client in &mut self.clients {
             client.start();
+        }
+        let agents = self.machines.iter().filter(|machine| matches!(machine.role, Role::Agent(_)));
+        for (machine, number) in agents.zip(1..) {
+            let written = writer::run(self.shared.clone(), machine.files().clone(), number);
+            sim::spawn_on(HostId::OUTSIDE, written);
         }
         let mut nemesis =
             Nemesis::new(ChaCha8Rng::seed_from_u64(self.rng.r#gen()), &self.plan.strikes);
@@ -203,9 +222,16 @@ impl Scenario {
         }
     }
 
-    async fn create_topic(&mut self) -> Result<(), String> {
-        let mut topic = NewTopic::new(TOPIC);
-        topic.partitions = Some(self.plan.partitions);
+    async fn create_topics(&mut self) -> Result<(), String> {
+        for (name, partitions) in [(TOPIC, self.plan.partitions), (LINES_TOPIC, 2)] {
+            self.create_topic(name, partitions).await?;
+        }
+        Ok(())
+    }
+
+    async fn create_topic(&mut self, name: &str, partitions: i32) -> Result<(), String> {
+        let mut topic = NewTopic::new(name);
+        topic.partitions = Some(partitions);
         let mut configs = vec![
             ("segment.bytes", self.plan.segment_bytes.to_string()),
             ("index.interval.bytes", self.plan.index_interval_bytes.to_string()),
@@ -264,6 +290,11 @@ impl Scenario {
         }
         let shared = self.shared.clone();
         self.operate("final drain", PATIENCE, drain(shared, PATIENCE)).await?;
+        if self.plan.agents > 0 {
+            let count = history.lines();
+            let draining = drain_lines(self.shared.clone(), count, PATIENCE);
+            self.operate("drain of the agents' lines", 2 * PATIENCE, draining).await?;
+        }
         for client in &self.clients {
             client.kill();
         }

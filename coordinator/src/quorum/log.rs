@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, LogState, OptionalSend, RaftLogReader, StorageIOError, Vote};
 use tailway_storage::{Disk, Journal, JournalFormat, Recovery, StorageError as DiskError};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::codec::{EntryData, LogIdData, LogOp};
@@ -61,9 +61,15 @@ pub enum OpenError {
 #[derive(Debug)]
 pub struct Writer {
     task: JoinHandle<()>,
+    failed: watch::Receiver<Option<DiskError>>,
 }
 
 impl Writer {
+    /// Tells when the log could not be written; nothing is committed from then on.
+    pub fn failure(&self) -> watch::Receiver<Option<DiskError>> {
+        self.failed.clone()
+    }
+
     /// Waits until everything that was asked for is written.
     pub async fn join(self) {
         // A panic in it has been reported to Raft by the dropped callbacks.
@@ -106,9 +112,10 @@ impl RaftLog {
             return Err(failure);
         }
         let (writer, commands) = mpsc::channel(QUEUE);
-        let task = tailway_runtime::spawn(write_loop(journal, commands));
+        let (fail, failed) = watch::channel(None);
+        let task = tailway_runtime::spawn(write_loop(journal, commands, fail));
         let log = RaftLog { memory: Arc::new(Mutex::new(memory)), writer };
-        Ok((log, Writer { task }, recovery))
+        Ok((log, Writer { task, failed }, recovery))
     }
 
     /// The last entry that the snapshot must have.
@@ -301,17 +308,24 @@ fn write_error(error: &DiskError) -> StorageError {
 }
 
 /// Takes what has gathered, has it written and synced where blocking is allowed, and answers.
-async fn write_loop(mut journal: Journal, mut commands: mpsc::Receiver<Command>) {
+async fn write_loop(
+    mut journal: Journal,
+    mut commands: mpsc::Receiver<Command>,
+    fail: watch::Sender<Option<DiskError>>,
+) {
     let mut gathered = Vec::new();
     while commands.recv_many(&mut gathered, QUEUE).await > 0 {
         let commands = std::mem::take(&mut gathered);
         let work = move || {
-            write(&mut journal, commands);
-            journal
+            let outcome = write(&mut journal, commands);
+            (journal, outcome)
         };
         // A panic in there has dropped the callbacks, which tells Raft.
-        let Ok(back) = tailway_runtime::spawn_blocking(work).await else { return };
+        let Ok((back, outcome)) = tailway_runtime::spawn_blocking(work).await else { return };
         journal = back;
+        if let Err(error) = outcome {
+            fail.send_replace(Some(error));
+        }
     }
     // Notes at the very end; losing them is allowed, keeping them spares a replay.
     let last = tailway_runtime::spawn_blocking(move || journal.sync()).await;
@@ -320,25 +334,27 @@ async fn write_loop(mut journal: Journal, mut commands: mpsc::Receiver<Command>)
     }
 }
 
-fn write(journal: &mut Journal, commands: Vec<Command>) {
+/// The first failure, if there was one.
+fn write(journal: &mut Journal, commands: Vec<Command>) -> Result<(), DiskError> {
+    let mut outcome = Ok(());
     let mut group = Vec::new();
     for command in commands {
         if let Command::Rewrite { ops, done } = command {
-            commit(journal, std::mem::take(&mut group));
+            outcome = outcome.and(commit(journal, std::mem::take(&mut group)));
             // The caller may have been cancelled; the journal is as asked either way.
             drop(done.send(journal.rewrite(&ops).map(drop)));
         } else {
             group.push(command);
         }
     }
-    commit(journal, group);
+    outcome.and(commit(journal, group))
 }
 
 /// One write, one sync (unless there are only notes), then the answers.
-fn commit(journal: &mut Journal, group: Vec<Command>) {
+fn commit(journal: &mut Journal, group: Vec<Command>) -> Result<(), DiskError> {
     let ops: Vec<&[u8]> = group.iter().flat_map(Command::ops).collect();
     if ops.is_empty() {
-        return;
+        return Ok(());
     }
     let entries_wait = !tailway_faults::is_planted("coordinator.entry_acked_before_sync");
     let only_notes = group.iter().all(|command| match command {
@@ -360,6 +376,7 @@ fn commit(journal: &mut Journal, group: Vec<Command>) {
             Command::Note { .. } | Command::Rewrite { .. } => {}
         }
     }
+    outcome
 }
 
 impl Command {

@@ -180,6 +180,11 @@ impl Node {
         status_of(self.id, &self.raft.metrics().borrow())
     }
 
+    /// Tells when the Raft log could not be written: from then on this node is of no use.
+    pub fn log_failure(&self) -> watch::Receiver<Option<DiskError>> {
+        self.writer.failure()
+    }
+
     /// Ends Raft and the log's task.
     pub async fn stop(self) {
         if let Err(error) = self.raft.shutdown().await {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::Rng;
-use tailway_client::{GroupConsumer, GroupOptions, StartAt, TopicPartition};
+use tailway_client::{ClientError, GroupConsumer, GroupOptions, StartAt, TopicPartition};
 use tailway_history::{Act, Outcome};
 use tailway_runtime::sim::HostRng;
 use tokio::time::sleep;
@@ -30,13 +30,14 @@ pub(super) async fn run(shared: Shared, name: String) {
     loop {
         let polled = match member.poll(POLL).await {
             Ok(polled) => polled,
-            Err(error) if error.is_retriable() => {
-                sleep(POLL).await;
-                Vec::new()
-            }
-            Err(error) => {
+            Err(error @ ClientError::Usage(_)) => {
                 shared.history.violation(format!("{name} cannot go on in its group: {error}"));
                 return;
+            }
+            // Its patience was over; a consumer polls again.
+            Err(_) => {
+                sleep(POLL).await;
+                Vec::new()
             }
         };
         if member.generation() != generation {

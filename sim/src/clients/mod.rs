@@ -18,7 +18,7 @@ use crate::history::History;
 use crate::machines::address_of;
 use crate::oracle::Oracle;
 
-pub(crate) use drain::drain;
+pub(crate) use drain::{drain, drain_lines};
 pub(crate) use producer::probe;
 
 /// Of one request.
