@@ -44,7 +44,7 @@ fn clock_jumps(seed: u64) -> Plan {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let strikes = (2..20).map(|s| (Duration::from_millis(s * 1_000), Fault::ClockJump));
     let strikes = strikes.filter(|_| rng.gen_bool(0.7)).collect();
-    Plan { brokers: 2, strikes, safety: Duration::from_secs(22), ..Plan::of(seed) }
+    Plan { brokers: 2, agents: 0, strikes, safety: Duration::from_secs(22), ..Plan::of(seed) }
 }
 
 /// Lives of the coordinator in one run.
@@ -54,12 +54,12 @@ const ELECTED_WITHIN: Duration = Duration::from_secs(30);
 const DIR: &str = "/raft";
 
 fn cut_as_it_leads(seed: u64) -> Verdict {
-    let begun = std::time::Duration::ZERO;
     sim::run(seed, async move {
+        let begun = Instant::now();
         let violations = terms(seed).await.err().into_iter().collect::<Vec<String>>();
         let (hash, events) = sim::trace_hash();
         let found_at = (!violations.is_empty()).then_some(events);
-        let (trace, simulated) = (sim::trace_lines(), begun);
+        let (trace, simulated) = (sim::trace_lines(), begun.elapsed());
         Verdict { violations, hash, events, found_at, acknowledged: 0, simulated, trace }
     })
 }
