@@ -387,7 +387,7 @@ async fn many_followers_get_the_same_stream() {
     let followers: Vec<_> = (0..10)
         .map(|_| {
             let connection = Arc::clone(&connection);
-            tokio::spawn(async move {
+            tailway_runtime::spawn(async move {
                 let mut image = ClusterImage::default();
                 while image.topic("last").is_none() {
                     let response = follow(&connection, &image, 10_000).await;

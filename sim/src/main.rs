@@ -192,7 +192,7 @@ fn campaign(args: &Args, tls: &Arc<TlsFiles>) -> bool {
 fn one(seed: u64, args: &Args, tls: &Arc<TlsFiles>, tally: &Mutex<Tally>) {
     SEED.set(Some(seed));
     let mut verdict = run::run(seed, tls, false);
-    let again = seed % TWICE_ONE_IN == 0;
+    let again = seed.is_multiple_of(TWICE_ONE_IN);
     if again {
         let second = run::run(seed, tls, false);
         if second.hash != verdict.hash {
@@ -221,7 +221,7 @@ fn difference(first: &Verdict, second: &Verdict) -> String {
     let around = |verdict: &Verdict| {
         let from = at.saturating_sub(3);
         let lines = verdict.trace.iter().skip(from).take(6);
-        lines.map(|line| format!("\n      {line}")).collect::<String>()
+        lines.fold(String::new(), |text, line| text + "\n      " + line)
     };
     format!(
         "the seed is not deterministic: event hash {:016x}, then {:016x}; they part at line {at}:{}\n    and{}",

@@ -23,11 +23,15 @@ pub(crate) const DATA_DIR: &str = "/data";
 /// Of one batch, decompressed.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 
+/// A durable record: its value, or none if no client made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Durable(pub(crate) Option<u64>);
+
 /// What was found durable so far. Recovery trims only what is not whole, so what is durable once stays what it is.
 #[derive(Debug, Default)]
 pub(crate) struct Oracle {
     disks: Vec<SimDisk>,
-    known: BTreeMap<TopicPartition, BTreeMap<i64, Option<u64>>>,
+    known: BTreeMap<TopicPartition, BTreeMap<i64, Durable>>,
     commits: Commits,
 }
 
@@ -44,12 +48,8 @@ impl Oracle {
     }
 
     /// The value at an offset in the durable image of a partition, on whichever disk has it. `None`: nothing is durable
-    /// there; `Some(None)`: something that no client made.
-    pub(crate) fn durable_value(
-        &mut self,
-        tp: &TopicPartition,
-        offset: i64,
-    ) -> Option<Option<u64>> {
+    /// there.
+    pub(crate) fn durable_value(&mut self, tp: &TopicPartition, offset: i64) -> Option<Durable> {
         let known = self.known.entry(tp.clone()).or_default();
         if !known.contains_key(&offset) {
             let dir = dir_of(tp);
@@ -171,7 +171,7 @@ fn segment_of(names: &[String], offset: i64) -> Option<&String> {
 }
 
 /// Adds the records of a segment that are not known yet.
-fn add_values(image: Bytes, known: &mut BTreeMap<i64, Option<u64>>) {
+fn add_values(image: Bytes, known: &mut BTreeMap<i64, Durable>) {
     for batch in BatchIter::new(image) {
         let Ok(batch) = batch else { return };
         let last = batch.header.base_offset + i64::from(batch.header.last_offset_delta);
@@ -183,6 +183,6 @@ fn add_values(image: Bytes, known: &mut BTreeMap<i64, Option<u64>>) {
         }
         let Ok(records) = batch.records(BATCH_BYTES_MAX) else { return };
         let records = records.filter_map(Result::ok);
-        known.extend(records.map(|record| (record.offset, val_of(record.value.as_ref()))));
+        known.extend(records.map(|record| (record.offset, Durable(val_of(record.value.as_ref())))));
     }
 }

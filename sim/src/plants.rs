@@ -67,7 +67,10 @@ const PLANTS: &[Plant] = &[
     ),
     plant("broker.recovery_trusts_page_cache", "recovery reads the page cache instead of the disk"),
     plant("broker.recovery_without_crc", "recovery takes a batch whose CRC it has not checked"),
-    plant("broker.segment_name_not_synced", "the directory of a new segment is not synced"),
+    plant(
+        "broker.segment_name_not_synced",
+        "a flush ends after the data: a new segment has no durable name",
+    ),
     plant("broker.shown_before_sync", "consumers see what is written and not yet durable"),
     plant("broker.unmentioned_deleted", "a start deletes what no image has mentioned yet"),
     plant("client.doubt_told_as_failure", "a send without an answer is reported as not stored"),
@@ -82,7 +85,11 @@ const PLANTS: &[Plant] = &[
         breaks: "a Raft vote counts before its sync",
         scenario: Some(Scenario::CutAsItLeads),
     },
-    plant("storage.journal_bad_crc", "a journal record is taken although its CRC is wrong"),
+    Plant {
+        name: "storage.journal_bad_crc",
+        breaks: "a journal record is taken although its CRC is wrong",
+        scenario: Some(Scenario::CutAsItLeads),
+    },
     plant("storage.replace_name_not_synced", "an atomic replace does not sync the directory"),
     plant("storage.replace_not_synced", "an atomic replace does not sync the file"),
 ];

@@ -28,7 +28,7 @@ use crate::writer::{self, LINES_TOPIC};
 /// After the last fault is gone, everything works again within this simulated time.
 const HEALED_WITHIN: Duration = Duration::from_secs(30);
 /// For the final drain and for answers that are due.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often supervisors and the nemesis look.
 const TICK: Duration = Duration::from_millis(100);
 const TOPIC: &str = "orders";

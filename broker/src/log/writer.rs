@@ -82,7 +82,10 @@ impl FlushJob {
             }
             fence.guard(file.path(), || file.sync_data())?;
         }
-        if names && !tailway_faults::is_planted("broker.segment_name_not_synced") {
+        if tailway_faults::is_planted("broker.segment_name_not_synced") {
+            return Ok(());
+        }
+        if names {
             fence.guard(&dir, || disk.sync_dir(&dir))?;
         }
         for (path, bytes) in rewrites {

@@ -18,7 +18,7 @@ use tailway_wire::messages::{
     TopicName,
 };
 
-use crate::client::{Client, Lane, ListedOffset, OffsetSpec};
+use crate::client::{Client, Lane, ListedOffset, OffsetSpec, Retries};
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::metadata::{ClusterMetadata, TopicInfo, Wanted};
@@ -293,7 +293,7 @@ impl Admin {
     ) -> Result<(Connection, Resp), ClientError> {
         let client = &self.client;
         let timeout = client.config().request_timeout;
-        let mut retries = client.retries(client.deadline());
+        let mut retries = Retries::until(client.deadline());
         loop {
             let attempt = async {
                 let known = client.fetch_metadata(Wanted::Topics(Vec::new()), false).await?;

@@ -139,7 +139,7 @@ impl Client {
 
     /// As [`Self::topic`]; the cluster may create it, if its settings say so.
     pub async fn topic_or_create(&self, name: &str) -> Result<Arc<TopicInfo>, ClientError> {
-        let mut retries = self.retries(self.deadline());
+        let mut retries = Retries::until(self.deadline());
         let started = Instant::now();
         loop {
             let being_created = started.elapsed() < CREATION_WAIT;
@@ -205,7 +205,7 @@ impl Client {
     /// A new producer id at epoch 0, tried until `request_timeout`.
     pub async fn init_producer_id(&self) -> Result<ProducerIdentity, ClientError> {
         const API: ApiKey = ApiKey::InitProducerId;
-        let mut retries = self.retries(self.deadline());
+        let mut retries = Retries::until(self.deadline());
         loop {
             let attempt = async {
                 let connection = self.any_connection().await?;
@@ -452,11 +452,6 @@ impl Client {
         OwnLane { client: self.clone(), lane }
     }
 
-    /// A seed for the jitter of pauses: clients that fail together shall not return together.
-    pub(crate) fn jitter_seed(&self) -> u64 {
-        tailway_runtime::seed()
-    }
-
     // Retries.
 
     pub(crate) fn deadline(&self) -> Instant {
@@ -469,7 +464,7 @@ impl Client {
         api: ApiKey,
         build: impl Fn(i16) -> Req,
     ) -> Result<(Connection, Resp), ClientError> {
-        let mut retries = self.retries(self.deadline());
+        let mut retries = Retries::until(self.deadline());
         loop {
             let attempt = async {
                 let connection = self.any_connection().await?;
@@ -482,12 +477,6 @@ impl Client {
             }
         }
     }
-
-    /// Attempts until `deadline`; see [`Retries::run`].
-    pub(crate) fn retries(&self, deadline: Instant) -> Retries {
-        let backoff = Backoff::new(RETRY_FIRST, RETRY_CAP, self.jitter_seed());
-        Retries { started: Instant::now(), deadline, backoff }
-    }
 }
 
 /// A series of attempts, with pauses, up to a deadline.
@@ -499,6 +488,12 @@ pub(crate) struct Retries {
 }
 
 impl Retries {
+    /// Attempts until `deadline`; see [`Retries::run`].
+    pub(crate) fn until(deadline: Instant) -> Retries {
+        let backoff = Backoff::new(RETRY_FIRST, RETRY_CAP, tailway_runtime::seed());
+        Retries { started: Instant::now(), deadline, backoff }
+    }
+
     /// Runs one attempt. `None`: it failed, a pause was made, try again. An error: it cannot
     /// work, or the time is over. No broker at all ends it at once: every broker was just tried,
     /// and the caller knows best whether to wait.

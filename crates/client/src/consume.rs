@@ -180,7 +180,7 @@ impl Consumer {
             backoff: Backoff::new(
                 Duration::from_millis(50),
                 Duration::from_secs(1),
-                self.client.jitter_seed(),
+                tailway_runtime::seed(),
             ),
             fetching: false,
             lost: false,

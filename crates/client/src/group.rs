@@ -99,6 +99,7 @@ pub struct GroupConsumer {
     /// Offsets of what has been returned and the caller has come back for.
     processed: BTreeMap<TopicPartition, i64>,
     committed: BTreeMap<TopicPartition, i64>,
+    joins: u64,
 }
 
 impl GroupConsumer {
@@ -113,6 +114,7 @@ impl GroupConsumer {
             state: State::Out,
             processed: BTreeMap::new(),
             committed: BTreeMap::new(),
+            joins: 0,
         }
     }
 
@@ -126,12 +128,10 @@ impl GroupConsumer {
         matches!(self.state, State::Stable(_))
     }
 
-    /// Which generation of the group this member is in; each rebalance begins one.
-    pub fn generation(&self) -> Option<i32> {
-        match &self.state {
-            State::Stable(stable) => Some(stable.joined.generation),
-            State::Out | State::Joining(_) => None,
-        }
+    /// How often this member has joined: each time it begins anew at the committed offsets, also where the generation
+    /// of the group is the same.
+    pub fn joins(&self) -> u64 {
+        self.joins
     }
 
     /// What is in the way at present and is being tried again.
@@ -291,7 +291,13 @@ impl GroupConsumer {
             heartbeats: task.abort_handle(),
             last_commit: Instant::now(),
         });
-        self.consumer.assign(&starts).await
+        self.joins += 1;
+        let assigned = self.consumer.assign(&starts).await;
+        if assigned.is_err() {
+            // A member that heartbeats and reads nothing would keep its partitions from everybody: it joins again.
+            self.give_up_partitions();
+        }
+        assigned
     }
 
     async fn auto_commit(&mut self) {

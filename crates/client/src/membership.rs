@@ -31,7 +31,7 @@ use tailway_wire::messages::{
 };
 use tokio::time::{Instant, sleep};
 
-use crate::client::{Client, OwnLane};
+use crate::client::{Client, OwnLane, Retries};
 use crate::connection::Connection;
 use crate::error::ClientError;
 use crate::group::{GroupOptions, describe};
@@ -91,7 +91,7 @@ impl Membership {
     pub(crate) async fn join(&mut self) -> Result<Joined, ClientError> {
         let request_timeout = self.client.config().request_timeout;
         let deadline = Instant::now() + self.options.rebalance_timeout + request_timeout;
-        let mut retries = self.client.retries(deadline);
+        let mut retries = Retries::until(deadline);
         let mut rounds = 0_u32;
         loop {
             let outcome = retries.run(self.join_once()).await;
@@ -296,7 +296,7 @@ impl Membership {
         generation: i32,
         offsets: &BTreeMap<TopicPartition, i64>,
     ) -> Result<(), ClientError> {
-        let mut retries = self.client.retries(self.client.deadline());
+        let mut retries = Retries::until(self.client.deadline());
         loop {
             if retries.run(self.commit_once(generation, offsets)).await?.is_some() {
                 return Ok(());

@@ -15,7 +15,7 @@ use tailway_wire::messages::{
 };
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Lane};
+use crate::client::{Client, Lane, Retries};
 use crate::connection::Connection;
 use crate::error::ClientError;
 
@@ -162,7 +162,7 @@ impl Client {
     ) -> Result<Vec<ListedOffset>, ClientError> {
         let mut left: BTreeMap<TopicPartition, OffsetSpec> = wanted.iter().cloned().collect();
         let mut found = BTreeMap::new();
-        let mut retries = self.retries(self.deadline());
+        let mut retries = Retries::until(self.deadline());
         while !left.is_empty() {
             let answered = retries.run(self.list_offsets_once(&left)).await?;
             // Some leaders may have answered while others could not.

@@ -146,3 +146,18 @@ async fn offsets_are_not_committed_before_the_caller_comes_back() {
     let committed = cluster.with(|state| state.group.committed.clone());
     assert!(committed.values().all(|offset| *offset == 0), "{committed:?}");
 }
+
+/// It had joined, could not find out where to begin, and from then on heartbeated with partitions that nobody read.
+#[tokio::test]
+async fn a_member_that_cannot_begin_to_read_joins_again() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", PARTITIONS);
+    let client = client(&cluster);
+    produce(&client, 0, 20).await;
+    cluster.with(|state| state.list_offsets_refused = 1);
+    let mut member = member(&client);
+    let error = member.poll(Duration::from_secs(5)).await.unwrap_err();
+    assert!(error.to_string().contains("ListOffsets"), "{error}");
+    let mut seen = Vec::new();
+    read(&mut [member], &mut seen, |_, seen| seen.len() == 20).await;
+}

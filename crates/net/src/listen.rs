@@ -251,35 +251,35 @@ impl Connected {
             Self::Sim(_) => Ok(()),
         }
     }
+
+    async fn establish(
+        self,
+        security: Security,
+        handshake_timeout: Duration,
+    ) -> Result<Stream, HandshakeFailure> {
+        match (self, security) {
+            (Self::Tcp(tcp), Security::Plaintext) => Ok(Stream::Tcp(tcp)),
+            (Self::Tcp(tcp), Security::Tls(tls)) => {
+                let shaken = timeout(handshake_timeout, shake_hands(tcp, &tls)).await;
+                shaken.unwrap_or(Err(HandshakeFailure::TimedOut { after: handshake_timeout }))
+            }
+            // The simulated network has no bytes for it: identities are given.
+            #[cfg(feature = "sim")]
+            (Self::Sim(sim), _) => Ok(Stream::Sim(sim)),
+        }
+    }
 }
 
 impl Incoming {
     /// Does the handshake, if the listener has one.
     pub async fn establish(self) -> Result<Accepted, HandshakeError> {
         let Self { connected, peer, security, handshake_timeout, permit } = self;
-        let tcp = match connected {
-            Connected::Tcp(tcp) => tcp,
-            #[cfg(feature = "sim")]
-            Connected::Sim(stream) => {
-                let identity = match security {
-                    Security::Plaintext => None,
-                    Security::Tls(_) => stream.peer_identity(),
-                };
-                return Ok(Accepted { stream: Stream::Sim(stream), peer, identity, permit });
-            }
-        };
-        let stream = match security {
-            Security::Plaintext => Stream::Tcp(tcp),
-            Security::Tls(tls) => match timeout(handshake_timeout, shake_hands(tcp, &tls)).await {
-                Ok(Ok(stream)) => stream,
-                Ok(Err(failure)) => return Err(HandshakeError { peer, failure }),
-                Err(_) => {
-                    let failure = HandshakeFailure::TimedOut { after: handshake_timeout };
-                    return Err(HandshakeError { peer, failure });
-                }
-            },
-        };
-        let identity = stream.peer_identity();
+        let is_plaintext = matches!(security, Security::Plaintext);
+        let stream = connected
+            .establish(security, handshake_timeout)
+            .await
+            .map_err(|failure| HandshakeError { peer, failure })?;
+        let identity = if is_plaintext { None } else { stream.peer_identity() };
         Ok(Accepted { stream, peer, identity, permit })
     }
 }

@@ -97,7 +97,8 @@ async fn listen_on(host: &str, security: Security) -> (HostPort, Taken) {
     let limits = Limits { handshake_timeout: Duration::from_millis(500), ..Limits::default() };
     let listener = Listener::bind(&at(host, 0), security, limits).await.unwrap();
     let address = HostPort::from(listener.local_addr());
-    let taken = tokio::spawn(async move { listener.accept().await.unwrap().establish().await });
+    let taken =
+        tailway_runtime::spawn(async move { listener.accept().await.unwrap().establish().await });
     (address, taken)
 }
 
@@ -204,7 +205,7 @@ async fn tls_and_plaintext_recognise_each_other() {
     authority.sign("good", |_| {});
     // TLS to a plaintext port: the server sees it in the first frame.
     let (address, taken) = listen(Security::Plaintext).await;
-    let server = tokio::spawn(async move {
+    let server = tailway_runtime::spawn(async move {
         let accepted = taken.await.unwrap().unwrap();
         FrameReader::new(accepted.stream, 1 << 20).next().await.unwrap_err().to_string()
     });

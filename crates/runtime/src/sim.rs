@@ -126,10 +126,7 @@ impl Wake for TaskWaker {
 ///
 /// # Panics
 /// If a run is going on in this thread already, if a task panics, or if tasks wake each other for ever.
-pub fn run<T: 'static>(seed: u64, scenario: impl Future<Output = T> + Send + 'static) -> T
-where
-    T: Send,
-{
+pub fn run<T: Send + 'static>(seed: u64, scenario: impl Future<Output = T> + Send + 'static) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rand::Rng;
 use tailway_client::{ClientError, GroupConsumer, GroupOptions, StartAt, TopicPartition};
 use tailway_history::{Act, Outcome};
-use tailway_runtime::sim::HostRng;
+use tailway_runtime::sim::{HostRng, note};
 use tokio::time::sleep;
 
 use super::{Shared, spelled, told};
@@ -26,7 +26,7 @@ pub(super) async fn run(shared: Shared, name: String) {
     let mut member = GroupConsumer::new(shared.client(&name), options);
     // The next offset of each partition that was read since it was assigned.
     let mut read: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-    let mut generation = None;
+    let mut joins = 0;
     loop {
         let polled = match member.poll(POLL).await {
             Ok(polled) => polled,
@@ -40,8 +40,9 @@ pub(super) async fn run(shared: Shared, name: String) {
                 Vec::new()
             }
         };
-        if member.generation() != generation {
-            generation = member.generation();
+        if member.joins() != joins {
+            joins = member.joins();
+            note(|| format!("{name} has joined for the {joins}. time"));
             read.clear();
             for partition in member.assignment() {
                 let group = Some(GROUP.to_owned());

@@ -16,7 +16,7 @@ use tailway_runtime::sim::{self, HostId, note};
 
 use crate::history::History;
 use crate::machines::address_of;
-use crate::oracle::Oracle;
+use crate::oracle::{Durable, Oracle};
 
 pub(crate) use drain::{drain, drain_lines};
 pub(crate) use producer::probe;
@@ -78,7 +78,7 @@ impl Shared {
     fn must_be_durable(&self, what: &str, tp: &TopicPartition, offset: i64, val: Option<u64>) {
         let mut oracle = self.oracle.lock().unwrap_or_else(PoisonError::into_inner);
         let durable = oracle.durable_value(tp, offset);
-        if durable != Some(val) || val.is_none() {
+        if durable != Some(Durable(val)) || val.is_none() {
             self.history.violation(format!(
                 "I1: {tp} offset {offset}: {val:?} was {what}, but durable there is {durable:?}"
             ));

@@ -298,7 +298,7 @@ impl Worker {
         let mut backoff = Backoff::new(
             Duration::from_millis(100),
             Duration::from_secs(1),
-            self.client.jitter_seed(),
+            tailway_runtime::seed(),
         );
         let error = loop {
             match self.identity().await {
@@ -309,7 +309,7 @@ impl Worker {
                         request_timeout: self.client.config().request_timeout,
                         pipeline: PipelineOptions {
                             delivery_timeout: Some(self.options.delivery_timeout),
-                            seed: self.client.jitter_seed(),
+                            seed: tailway_runtime::seed(),
                             ..PipelineOptions::default()
                         },
                     };

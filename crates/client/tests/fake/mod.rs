@@ -87,6 +87,8 @@ pub(crate) struct State {
     pub(crate) versions: Option<Vec<(ApiKey, i16, i16)>>,
     /// Every request: broker, API, version.
     pub(crate) requests: Vec<(i32, ApiKey, i16)>,
+    /// So many ListOffsets requests are refused.
+    pub(crate) list_offsets_refused: u32,
     next_producer_id: i64,
     pub(crate) group: group::Group,
 }
@@ -106,9 +108,9 @@ impl Cluster {
             let port = listener.local_addr().unwrap().port();
             state.lock().unwrap().brokers.insert(id, ("127.0.0.1".to_owned(), port));
             let state = Arc::clone(&state);
-            tokio::spawn(async move {
+            tailway_runtime::spawn(async move {
                 while let Ok((stream, _)) = listener.accept().await {
-                    tokio::spawn(serve(id, stream, Arc::clone(&state)));
+                    tailway_runtime::spawn(serve(id, stream, Arc::clone(&state)));
                 }
             });
         }
@@ -298,7 +300,10 @@ fn cut(log: &Log, offset: i64) -> Vec<Bytes> {
     first.into_iter().chain(second).collect()
 }
 
-fn list_offsets(request: &ListOffsetsRequest, state: &State) -> ListOffsetsResponse {
+fn list_offsets(request: &ListOffsetsRequest, state: &mut State) -> ListOffsetsResponse {
+    let refused = state.list_offsets_refused > 0;
+    state.list_offsets_refused = state.list_offsets_refused.saturating_sub(1);
+    let error = if refused { ErrorCode::TOPIC_AUTHORIZATION_FAILED.code() } else { 0 };
     let topic = |topic: &tailway_wire::messages::list_offsets_request::ListOffsetsTopic| {
         let partition = |p: &tailway_wire::messages::list_offsets_request::ListOffsetsPartition| {
             let log =
@@ -311,6 +316,7 @@ fn list_offsets(request: &ListOffsetsRequest, state: &State) -> ListOffsetsRespo
             };
             ListOffsetsPartitionResponse::default()
                 .with_partition_index(p.partition_index)
+                .with_error_code(error)
                 .with_offset(offset)
         };
         ListOffsetsTopicResponse::default()

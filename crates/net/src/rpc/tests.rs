@@ -96,7 +96,7 @@ async fn a_server_that_hangs_up_unheard_may_be_a_tls_port() {
 async fn a_late_answer_ends_the_connection_for_all() {
     let (connection, mut server) = connect(8);
     let slow = begin(&connection, "slow").await;
-    let behind = tokio::spawn({
+    let behind = tailway_runtime::spawn({
         let connection = connection.clone();
         async move {
             let encode = |id| Ok::<_, std::fmt::Error>(frame(id, b"behind"));
@@ -148,7 +148,7 @@ async fn callers_that_gave_up_confuse_nobody_and_keep_their_place() {
     server.answer(first_id, b"nobody hears this").await;
     server.answer(second_id, b"b").await;
     assert!(second.response().await.is_ok());
-    let third = tokio::spawn(async move { call(&connection, "c").await });
+    let third = tailway_runtime::spawn(async move { call(&connection, "c").await });
     let (third_id, _) = server.request().await;
     server.answer(third_id, b"c").await;
     assert!(third.await.unwrap().is_ok());

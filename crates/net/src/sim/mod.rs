@@ -269,13 +269,11 @@ impl SimListener {
                 let Some(pending) = net.listeners.get_mut(&self.address) else {
                     return Poll::Pending;
                 };
-                match pending.queue.pop_front() {
-                    Some(accepted) => Poll::Ready(accepted),
-                    None => {
-                        pending.waker = Some(cx.waker().clone());
-                        Poll::Pending
-                    }
+                if let Some(accepted) = pending.queue.pop_front() {
+                    return Poll::Ready(accepted);
                 }
+                pending.waker = Some(cx.waker().clone());
+                Poll::Pending
             })
         })
         .await

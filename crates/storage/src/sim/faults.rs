@@ -130,7 +130,9 @@ impl Faults {
 
     pub(super) fn disarm_all(&mut self) {
         self.armed.clear();
-        self.power_off_at = None;
+        if !self.is_off {
+            self.power_off_at = None;
+        }
     }
 
     pub(super) fn power_off_after(&mut self, count: u64) {

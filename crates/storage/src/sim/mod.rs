@@ -124,7 +124,7 @@ impl SimDisk {
         self.arm(SimFault::Fail(operation, error), nth);
     }
 
-    /// Forgets the orders that have not been carried out.
+    /// Forgets the orders that have not been carried out, a coming loss of power included.
     pub fn disarm_all(&self) {
         self.state().faults.disarm_all();
     }
