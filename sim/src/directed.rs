@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use tailway_coordinator::quorum::node::{Node, NodeSettings};
+use tailway_coordinator::quorum::codec::LogOp;
+use tailway_coordinator::quorum::node::{LOG_FILE, Node, NodeSettings};
 use tailway_runtime::sim::{self, HostId, note};
-use tailway_storage::{Disk, SimDisk};
+use tailway_storage::{Disk, Journal, JournalFormat, OpenMode, Operation, SimDisk};
 use tokio::time::{Instant, sleep};
 
 use crate::plan::{Fault, Plan};
@@ -20,7 +21,8 @@ use crate::tls::TlsFiles;
 pub(crate) enum Scenario {
     /// Two brokers; nothing happens but that clocks jump: nobody may lose a leadership.
     ClockJumps,
-    /// A coordinator whose power is cut as soon as it leads, again and again: no term may come twice.
+    /// A coordinator whose power is cut as soon as it leads, again and again: no term may come twice, and nothing may be
+    /// written in a term before the vote for it is durable.
     CutAsItLeads,
 }
 
@@ -69,13 +71,25 @@ async fn terms(seed: u64) -> Result<(), String> {
     sim::add_host(host);
     sim::set_blocking_ms(host, 1..=20);
     let mut disk = SimDisk::with_seed(seed);
-    disk.on_event(|_, event| note(|| format!("disk {event}")));
+    let broken = Arc::new(Mutex::new(None));
+    let found = Arc::clone(&broken);
+    disk.on_event(move |disk, event| {
+        note(|| format!("disk {event}"));
+        if event.operation() == Some(Operation::Write)
+            && let Err(cause) = vote_comes_first(disk)
+        {
+            found.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(cause);
+        }
+    });
     let made = disk.create_dir_all(Path::new(DIR)).and_then(|()| disk.sync_dir(Path::new("/")));
     made.map_err(|error| error.to_string())?;
     let mut last = 0;
     for life in 0..LIVES {
         let term = term_of_a_life(host, Arc::new(disk.clone())).await?;
         note(|| format!("leads in term {term}"));
+        if let Some(cause) = broken.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            return Err(cause);
+        }
         if term <= last {
             return Err(format!(
                 "I4: the coordinator leads in term {term}, and did before the power was cut"
@@ -111,4 +125,43 @@ async fn term_of_a_life(host: HostId, disk: Arc<dyn Disk>) -> Result<u64, String
         sleep(Duration::from_millis(1)).await;
     }
     Err(format!("the coordinator does not lead after {ELECTED_WITHIN:?}"))
+}
+
+/// Raft's rule: who acts in a term has its vote for it on disk.
+fn vote_comes_first(disk: &SimDisk) -> Result<(), String> {
+    let path = Path::new(DIR).join(LOG_FILE);
+    let (Some(live), Some(durable)) = (disk.live_image(&path), disk.durable_image(&path)) else {
+        return Ok(());
+    };
+    let (_, written) = terms_in(&live)?;
+    let (voted, _) = terms_in(&durable)?;
+    if written > voted {
+        return Err(format!(
+            "I4: an entry of term {written} is written, but the last durable vote is for term {voted}"
+        ));
+    }
+    Ok(())
+}
+
+/// The last terms of votes and of entries in a Raft log.
+fn terms_in(log: &[u8]) -> Result<(u64, u64), String> {
+    let (disk, path) = (SimDisk::new(), Path::new("/log"));
+    let file = disk.open(path, OpenMode::Create).map_err(|error| error.to_string())?;
+    file.write_at(log, 0).map_err(|error| error.to_string())?;
+    let format = JournalFormat {
+        magic: *b"TWRAFTLG",
+        version: 1,
+        identity: [0; 16],
+        record_bytes_max: 1 << 20,
+    };
+    let opened = Journal::open(Arc::new(disk), path, format).map_err(|error| error.to_string())?;
+    let (mut voted, mut written) = (0, 0);
+    for entry in opened.entries {
+        match LogOp::decode(&entry.bytes).map_err(|error| error.to_string())? {
+            LogOp::Vote(vote) => voted = voted.max(vote.term),
+            LogOp::Entry(entry) => written = written.max(entry.id.term),
+            LogOp::Committed(_) | LogOp::Truncate(_) | LogOp::Purge(_) => {}
+        }
+    }
+    Ok((voted, written))
 }

@@ -35,6 +35,7 @@ const TWICE_ONE_IN: u64 = 20;
 const SHOWN: usize = 5;
 
 #[derive(Parser)]
+#[allow(clippy::struct_excessive_bools, reason = "the flags of a command line")]
 #[command(name = "tailway-sim", about = "Runs whole daemons on simulated machines, seed by seed", after_help = EXAMPLES)]
 struct Args {
     /// How many seeds.

@@ -6,7 +6,7 @@
 //! whom producer ids were given, and in which epochs partitions were led.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use tailway_broker::group::OFFSETS_TOPIC;
@@ -110,7 +110,7 @@ impl Oracle {
         let dir = dir_of(tp);
         let logs = self.disks.iter().flat_map(|disk| {
             let names = disk.durable_names(&dir);
-            let logs = names.into_iter().filter(|name| name.ends_with(".log"));
+            let logs = names.into_iter().filter(|name| has_suffix(Path::new(name), "log"));
             logs.filter_map(|name| disk.durable_image(&dir.join(name)))
         });
         logs.flat_map(|image| BatchIter::new(Bytes::from(image)).map_while(Result::ok)).collect()
@@ -122,8 +122,7 @@ impl Commits {
     fn read(&mut self, index: usize, disk: &SimDisk) {
         let is_offsets = |path: &PathBuf| {
             let dir = path.parent().and_then(|dir| dir.file_name()).and_then(|dir| dir.to_str());
-            path.extension().is_some_and(|suffix| suffix == "log")
-                && dir.is_some_and(|dir| dir.starts_with(OFFSETS_TOPIC))
+            has_suffix(path, "log") && dir.is_some_and(|dir| dir.starts_with(OFFSETS_TOPIC))
         };
         for path in disk.durable_paths().into_iter().filter(is_offsets) {
             let Some(image) = disk.durable_image(&path) else { continue };
@@ -155,6 +154,10 @@ impl Commits {
 
 fn dir_of(tp: &TopicPartition) -> PathBuf {
     PathBuf::from(format!("{DATA_DIR}/{}-{}", tp.topic, tp.partition))
+}
+
+fn has_suffix(path: &Path, suffix: &str) -> bool {
+    path.extension().is_some_and(|own| own == suffix)
 }
 
 /// The client whose values a batch has.

@@ -21,7 +21,7 @@ const SEEDS: u64 = 1_000;
 /// Seeds of a directed scenario.
 const DIRECTED_SEEDS: u64 = 20;
 /// Real time that one seed may take: they take less than a second.
-const SEED_TIMEOUT: Duration = Duration::from_secs(120);
+const SEED_TIMEOUT: Duration = Duration::from_mins(2);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// How a child's last word begins.
 const FOUND: &str = "found after ";
@@ -34,7 +34,7 @@ struct Plant {
     name: &'static str,
     /// What the line does wrong.
     breaks: &'static str,
-    /// What reaches it when seeds do not.
+    /// What reaches it where plans made by chance do so too rarely.
     scenario: Option<Scenario>,
 }
 
@@ -85,11 +85,7 @@ const PLANTS: &[Plant] = &[
         breaks: "a Raft vote counts before its sync",
         scenario: Some(Scenario::CutAsItLeads),
     },
-    Plant {
-        name: "storage.journal_bad_crc",
-        breaks: "a journal record is taken although its CRC is wrong",
-        scenario: Some(Scenario::CutAsItLeads),
-    },
+    plant("storage.journal_bad_crc", "a journal record is taken although its CRC is wrong"),
     plant("storage.replace_name_not_synced", "an atomic replace does not sync the directory"),
     plant("storage.replace_not_synced", "an atomic replace does not sync the file"),
 ];
@@ -154,13 +150,8 @@ fn plant_named(name: &str) -> Result<&'static Plant> {
 }
 
 fn search(plant: &Plant, from: u64, seeds: u64) -> Result<Option<Find>> {
-    if let Some(find) = search_in(plant, None, from, seeds)? {
-        return Ok(Some(find));
-    }
-    match plant.scenario {
-        Some(_) => search_in(plant, plant.scenario, from, DIRECTED_SEEDS),
-        None => Ok(None),
-    }
+    let seeds = if plant.scenario.is_some() { DIRECTED_SEEDS } else { seeds };
+    search_in(plant, plant.scenario, from, seeds)
 }
 
 /// The lowest seed that finds it.
@@ -275,12 +266,7 @@ fn table(finds: &[Option<Find>]) -> Result<String> {
             Some(Find { seed, events, text, scenario }) => {
                 let at = scenario.map_or_else(
                     || seed.to_string(),
-                    |scenario| {
-                        format!(
-                            "none of {SEEDS}; {seed} of the directed scenario `{}`",
-                            scenario.name()
-                        )
-                    },
+                    |scenario| format!("{seed} of the directed scenario `{}`", scenario.name()),
                 );
                 format!("{at} | {events} | {}", cell(text))
             }

@@ -29,6 +29,8 @@ use crate::writer::{self, LINES_TOPIC};
 const HEALED_WITHIN: Duration = Duration::from_secs(30);
 /// For the final drain and for answers that are due.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// For whoever has given up, to say why.
+const GRACE: Duration = Duration::from_secs(15);
 /// How often supervisors and the nemesis look.
 const TICK: Duration = Duration::from_millis(100);
 const TOPIC: &str = "orders";
@@ -267,7 +269,9 @@ impl Scenario {
     async fn converge(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         let shared = self.shared.clone();
-        self.operate("probe after healing", HEALED_WITHIN, probe(shared, HEALED_WITHIN)).await?;
+        // A while longer than the probe itself, which knows what stood in its way.
+        let probing = probe(shared, HEALED_WITHIN);
+        self.operate("I8: probe after healing", HEALED_WITHIN + GRACE, probing).await?;
         while let Some(down) = self.machines.iter().find(|machine| machine.uptime().is_none()) {
             if begun.elapsed() > HEALED_WITHIN {
                 return Err(format!("{} is still down after healing", down.name()));
