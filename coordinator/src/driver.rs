@@ -95,7 +95,10 @@ impl Driver {
                 Some(call) = self.calls.recv() => under_way.accept(call),
                 () = self.clock.sleep_until(deadline) => Event::Tick,
             };
-            let now = self.clock.mono();
+            let mut now = self.clock.mono();
+            if tailway_faults::is_planted("coordinator.session_by_wall_clock") {
+                now = Mono::from_millis(self.clock.wall().0.unsigned_abs());
+            }
             self.turn(event, now, &mut under_way);
         }
         self.tell_leadership(Err("the coordinator is stopping".into()));
@@ -104,6 +107,7 @@ impl Driver {
     fn turn(&mut self, event: Event, now: Mono, under_way: &mut UnderWay) {
         let mut actions = Vec::new();
         self.controller.on_event(event, now, &mut actions);
+        tailway_faults::verify(|| self.controller.check());
         for action in actions {
             match action {
                 Action::Propose(records) => {

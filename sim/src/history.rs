@@ -24,6 +24,8 @@ pub(crate) struct History {
 struct Seen {
     events: Vec<Event>,
     violations: Vec<String>,
+    /// Events of the run until the first violation.
+    found_at: Option<u64>,
     /// Sends without an answer, by process.
     open: BTreeMap<String, usize>,
 }
@@ -96,7 +98,14 @@ impl History {
     pub(crate) fn violation(&self, text: impl Into<String>) {
         let text = text.into();
         note(|| format!("VIOLATION {text}"));
-        self.lock().violations.push(text);
+        let mut seen = self.lock();
+        seen.found_at.get_or_insert_with(tailway_runtime::sim::events);
+        seen.violations.push(text);
+    }
+
+    /// How many events the run had when the first violation was noted.
+    pub(crate) fn found_at(&self) -> Option<u64> {
+        self.lock().found_at
     }
 
     pub(crate) fn is_clean(&self) -> bool {

@@ -6,22 +6,26 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod clients;
+mod directed;
 mod history;
 mod machines;
 mod nemesis;
 mod oracle;
 mod plan;
+mod plants;
 mod run;
 mod tls;
 mod writer;
 
+use std::cell::Cell;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Parser;
 
+use directed::Scenario;
 use run::Verdict;
 use tls::TlsFiles;
 
@@ -31,6 +35,7 @@ const TWICE_ONE_IN: u64 = 20;
 const SHOWN: usize = 5;
 
 #[derive(Parser)]
+#[allow(clippy::struct_excessive_bools, reason = "the flags of a command line")]
 #[command(name = "tailway-sim", about = "Runs whole daemons on simulated machines, seed by seed", after_help = EXAMPLES)]
 struct Args {
     /// How many seeds.
@@ -48,13 +53,22 @@ struct Args {
     /// Plant this bug, and stop at the first seed that finds it (exit 0 found, 1 not).
     #[arg(long, value_name = "NAME")]
     plant: Option<String>,
+    /// Plant all bugs, one after the other, and write docs/evidence/planted-bugs.md (exit 1 if one is not found).
+    #[arg(long, conflicts_with_all = ["seeds", "from", "seed", "plant"])]
+    plants: bool,
+    /// With --seed: run this scenario instead of the seed's own plan.
+    #[arg(long, requires = "seed")]
+    scenario: Option<Scenario>,
+    /// With --seed: print one line that says whether something was found.
+    #[arg(long, requires = "seed", hide = true)]
+    last_word: bool,
     /// Print each seed's event hash.
     #[arg(long)]
     hashes: bool,
 }
 
 const EXAMPLES: &str = "Examples:\n  tailway-sim --seeds 150\n  tailway-sim --seed 42 | less\n  \
-                        tailway-sim --seeds 1000 --plant broker.ack_before_sync";
+                        tailway-sim --seeds 1000 --plant broker.ack_before_sync\n  tailway-sim --plants";
 
 fn main() -> ExitCode {
     let args = Args::parse();
@@ -69,9 +83,28 @@ fn main() -> ExitCode {
 }
 
 fn work(args: &Args) -> Result<bool> {
+    if args.plants {
+        return plants::hunt_all();
+    }
+    if let (Some(bug), None) = (&args.plant, args.seed) {
+        return plants::hunt(bug, args.from, args.seeds);
+    }
+    if let Some(bug) = &args.plant {
+        ensure!(tailway_faults::BUGS.contains(&bug.as_str()), "there is no bug `{bug}`");
+        tailway_faults::plant(Some(bug));
+    }
     let tls = Arc::new(TlsFiles::make()?);
     if let Some(seed) = args.seed {
-        let verdict = run::run(seed, &tls, args.twice);
+        say_who_panics(args.last_word);
+        SEED.set(Some(seed));
+        let verdict = match args.scenario {
+            Some(scenario) => scenario.run(seed, &tls),
+            None => run::run(seed, &tls, args.twice),
+        };
+        if args.last_word {
+            println!("{}", plants::last_word(&verdict));
+            return Ok(verdict.violations.is_empty());
+        }
         if args.twice {
             let second = run::run(seed, &tls, args.twice);
             if second.hash != verdict.hash {
@@ -86,7 +119,32 @@ fn work(args: &Args) -> Result<bool> {
         report(seed, &verdict);
         return Ok(verdict.violations.is_empty());
     }
+    say_who_panics(false);
     Ok(campaign(args, &tls))
+}
+
+thread_local! {
+    /// The seed that this thread runs.
+    static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// A panic, such as of a state machine's `check()`, ends the process: its last words name the seed.
+fn say_who_panics(last_word: bool) {
+    std::panic::set_hook(Box::new(move |panic| {
+        let events = tailway_runtime::sim::events();
+        let text = panic.payload_as_str().unwrap_or("a panic without words");
+        let at = panic.location().map(ToString::to_string).unwrap_or_default();
+        if last_word {
+            println!("{}", plants::found(events, &format!("panic at {at}: {text}")));
+            return;
+        }
+        eprintln!("panic at {at}: {text}");
+        if let Some(seed) = SEED.get() {
+            println!(
+                "seed {seed}: panic after {events} events: FAILED\n  replay: cargo x sim --seed {seed}"
+            );
+        }
+    }));
 }
 
 /// What many seeds came to.
@@ -133,6 +191,7 @@ fn campaign(args: &Args, tls: &Arc<TlsFiles>) -> bool {
 }
 
 fn one(seed: u64, args: &Args, tls: &Arc<TlsFiles>, tally: &Mutex<Tally>) {
+    SEED.set(Some(seed));
     let mut verdict = run::run(seed, tls, false);
     let again = seed.is_multiple_of(TWICE_ONE_IN);
     if again {

@@ -160,21 +160,18 @@ impl Nemesis {
     }
 
     fn strike_link(&mut self, fault: Fault, machines: &[Machine], clients: &[ClientProcess]) {
-        let hosts: Vec<HostId> = machines
-            .iter()
-            .map(|machine| machine.host)
+        // Nothing is said between two clients, nor between two agents.
+        let is_server = |machine: &&Machine| !matches!(machine.role, Role::Agent(_));
+        let servers: Vec<HostId> =
+            machines.iter().filter(is_server).map(|server| server.host).collect();
+        let Some(server) = servers.choose(&mut self.rng).copied() else { return };
+        let hosts = machines.iter().map(|machine| machine.host);
+        let others: Vec<HostId> = hosts
             .chain(clients.iter().map(|client| client.host))
+            .filter(|host| *host != server)
             .collect();
-        let Some(pair) = hosts
-            .choose_multiple(&mut self.rng, 2)
-            .copied()
-            .collect::<Vec<_>>()
-            .first_chunk()
-            .copied()
-        else {
-            return;
-        };
-        let [a, b]: [HostId; 2] = pair;
+        let Some(other) = others.choose(&mut self.rng).copied() else { return };
+        let (a, b) = if self.rng.gen_bool(0.5) { (server, other) } else { (other, server) };
         match fault {
             Fault::ResetConnections => tailway_net::sim::reset(a, b),
             Fault::SlowLink => {

@@ -111,6 +111,18 @@ impl Plan {
             safety,
         }
     }
+
+    /// Whether nothing strikes that may cost a broker its session with the coordinator.
+    pub(crate) fn is_calm(&self) -> bool {
+        let harmless = [
+            Fault::ClockJump,
+            Fault::DropCaches,
+            Fault::KillAgent,
+            Fault::KillClient,
+            Fault::StopAgent,
+        ];
+        self.strikes.iter().all(|(_, fault)| harmless.contains(fault))
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! drain, clean stops, and the checker over everything that clients saw.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rand::{Rng, SeedableRng};
@@ -29,6 +29,8 @@ use crate::writer::{self, LINES_TOPIC};
 const HEALED_WITHIN: Duration = Duration::from_secs(30);
 /// For the final drain and for answers that are due.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// For whoever has given up, to say why.
+const GRACE: Duration = Duration::from_secs(15);
 /// How often supervisors and the nemesis look.
 const TICK: Duration = Duration::from_millis(100);
 const TOPIC: &str = "orders";
@@ -43,6 +45,8 @@ pub(crate) struct Verdict {
     /// Of everything that happened.
     pub(crate) hash: u64,
     pub(crate) events: u64,
+    /// Events until the first violation, if there is one.
+    pub(crate) found_at: Option<u64>,
     pub(crate) acknowledged: usize,
     pub(crate) simulated: Duration,
     /// The last events as text.
@@ -51,7 +55,13 @@ pub(crate) struct Verdict {
 
 /// Runs a seed.
 pub(crate) fn run(seed: u64, tls: &Arc<TlsFiles>, trace_polls: bool) -> Verdict {
-    let (plan, tls) = (Plan::of(seed), Arc::clone(tls));
+    run_plan(Plan::of(seed), tls, trace_polls)
+}
+
+/// Runs a plan.
+pub(crate) fn run_plan(plan: Plan, tls: &Arc<TlsFiles>, trace_polls: bool) -> Verdict {
+    let tls = Arc::clone(tls);
+    let seed = plan.seed;
     tailway_net::sim::clear();
     let verdict = sim::run(seed, async move {
         if trace_polls {
@@ -60,6 +70,9 @@ pub(crate) fn run(seed: u64, tls: &Arc<TlsFiles>, trace_polls: bool) -> Verdict 
         let begun = Instant::now();
         let mut verdict = Scenario::new(plan, &tls).run().await;
         (verdict.hash, verdict.events) = sim::trace_hash();
+        if !verdict.violations.is_empty() {
+            verdict.found_at.get_or_insert(verdict.events);
+        }
         verdict.trace = sim::trace_lines();
         verdict.simulated = begun.elapsed();
         verdict
@@ -119,9 +132,13 @@ impl Scenario {
             self.shared.history.violation(cause);
         }
         let acknowledged = self.shared.history.acknowledged();
+        let found_at = self.shared.history.found_at();
         let (events, mut violations) = self.shared.history.take();
         // A history that was given up half way misses its drain.
         if violations.is_empty() {
+            let oracle = self.shared.oracle.lock().unwrap_or_else(PoisonError::into_inner);
+            violations.extend(oracle.verdict(TOPIC, self.plan.partitions, self.plan.is_calm()));
+            drop(oracle);
             let mut checker = Checker::new();
             checker.source("seed");
             for event in &events {
@@ -138,7 +155,7 @@ impl Scenario {
         }
         let (hash, events) = (0, 0);
         let (simulated, trace) = (Duration::ZERO, Vec::new());
-        Verdict { violations, hash, events, acknowledged, simulated, trace }
+        Verdict { violations, hash, events, found_at, acknowledged, simulated, trace }
     }
 
     async fn phases(&mut self) -> Result<(), String> {
@@ -252,7 +269,9 @@ impl Scenario {
     async fn converge(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         let shared = self.shared.clone();
-        self.operate("probe after healing", HEALED_WITHIN, probe(shared, HEALED_WITHIN)).await?;
+        // A while longer than the probe itself, which knows what stood in its way.
+        let probing = probe(shared, HEALED_WITHIN);
+        self.operate("I8: probe after healing", HEALED_WITHIN + GRACE, probing).await?;
         while let Some(down) = self.machines.iter().find(|machine| machine.uptime().is_none()) {
             if begun.elapsed() > HEALED_WITHIN {
                 return Err(format!("{} is still down after healing", down.name()));

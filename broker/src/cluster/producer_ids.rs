@@ -106,7 +106,9 @@ impl ProducerIds {
             }
             let mut blocks = state.blocks.clone();
             let chunk = take_chunk(&mut blocks);
-            self.save(&blocks).await?;
+            if !tailway_faults::is_planted("broker.producer_ids_not_saved") {
+                self.save(&blocks).await?;
+            }
             state.blocks = blocks;
             state.chunk = chunk;
         }

@@ -232,6 +232,7 @@ impl Shard {
     async fn handle_event(&mut self, event: Event) {
         let mut actions = std::mem::take(&mut self.actions);
         self.machine.on_event(event, self.clock.mono(), self.clock.wall(), &mut actions);
+        tailway_faults::verify(|| self.machine.check());
         for action in actions.drain(..) {
             match action {
                 Action::Reply { call, response } => {
@@ -253,7 +254,13 @@ impl Shard {
             Ok(batch) => self.handle.submit(batch, AppendOptions::group_coordinator()).await,
             Err(error) => Err(PartitionError::InvalidRecord { reason: error.to_string() }),
         };
-        let outcome: Outcome = Box::pin(async move { submitted?.answer().await.map(|_| ()) });
+        let outcome: Outcome = Box::pin(async move {
+            let submitted = submitted?;
+            if tailway_faults::is_planted("broker.commit_before_sync") {
+                return Ok(());
+            }
+            submitted.answer().await.map(|_| ())
+        });
         self.appends.push_back((append, outcome));
     }
 

@@ -178,7 +178,9 @@ fn open_segment(
         report.rebuilt_indexes += 2;
     }
     // What the walk finds counts as durable.
-    file.settle()?;
+    if !tailway_faults::is_planted("broker.recovery_trusts_page_cache") {
+        file.settle()?;
+    }
     let contents = walk(told, base, next_base, &file, report)?;
     Ok(OpenedSegment { contents, walked: true, file })
 }
@@ -256,6 +258,11 @@ fn walk(
     loop {
         // Below the recovery point batches are checked when they are read.
         let verify = !told.clean && contents.next_offset >= told.recovery_point;
+        if verify && tailway_faults::is_planted("broker.recovery_cuts_to_checkpoint") {
+            file.set_len(contents.size)?;
+            break;
+        }
+        let verify = verify && !tailway_faults::is_planted("broker.recovery_without_crc");
         match scanner.step(verify)? {
             Step::End => break,
             Step::Batch { header, .. } => {

@@ -76,7 +76,14 @@ impl FlushJob {
     pub fn run(self) -> Result<(), StorageError> {
         let Self { disk, dir, fence, syncs, names, rewrites, removals } = self;
         for file in syncs {
+            let retries = tailway_faults::is_planted("broker.failed_sync_retried");
+            if retries && file.sync_data().is_err() {
+                continue;
+            }
             fence.guard(file.path(), || file.sync_data())?;
+        }
+        if tailway_faults::is_planted("broker.segment_name_not_synced") {
+            return Ok(());
         }
         if names {
             fence.guard(&dir, || disk.sync_dir(&dir))?;
@@ -229,6 +236,9 @@ impl Log {
         let indexes = self.fence.guard(old.path(), || old.finish_indexes())?;
         self.unsynced.sealed.push(sealed);
         self.unsynced.sealed.extend(indexes);
+        if tailway_faults::is_planted("broker.producers_lost_at_roll") {
+            self.snapshot(base_offset, &Producers::default());
+        }
         self.snapshot(base_offset, producers);
         let contents = Contents::empty(&self.dir, base_offset);
         let segment =

@@ -66,7 +66,7 @@ impl Checkpoints {
         }
         let marker = data_dir.join(CLEAN_SHUTDOWN);
         let marked = disk.exists(&marker)?;
-        if marked {
+        if marked && !tailway_faults::is_planted("broker.clean_marker_kept") {
             disk.remove_file(&marker)?;
             disk.sync_dir(&data_dir)?;
         }
@@ -160,6 +160,9 @@ impl State {
         for (tp, shared) in &self.open {
             let now = *shared.watermarks.borrow();
             let offset = match name {
+                RECOVERY_POINT if tailway_faults::is_planted("broker.checkpoint_ahead_of_sync") => {
+                    now.log_end
+                }
                 RECOVERY_POINT => shared.view.recovery_point(),
                 LOG_START => now.log_start,
                 HIGH_WATERMARK => now.high_watermark,

@@ -163,6 +163,7 @@ impl Owner {
         };
         let mut actions = std::mem::take(&mut self.actions);
         self.parts.leader.on_event(event, self.parts.clock.mono(), &mut actions);
+        tailway_faults::verify(|| self.parts.leader.check());
         // Placed at once, in the order given; the rest of the actions waits for nothing.
         actions.retain(|action| {
             let Action::Append { index, base_offset, leader_epoch, .. } = action else {
@@ -195,6 +196,9 @@ impl Owner {
                 let log_end = self.parts.leader.log_end();
                 self.parts.shared.watermarks.send_if_modified(|now| {
                     now.log_end = log_end;
+                    if tailway_faults::is_planted("broker.shown_before_sync") {
+                        now.high_watermark = log_end;
+                    }
                     false
                 });
                 self.event(Event::Written).await;
@@ -226,6 +230,7 @@ impl Owner {
 
     async fn event(&mut self, event: Event) {
         self.parts.leader.on_event(event, self.parts.clock.mono(), &mut self.actions);
+        tailway_faults::verify(|| self.parts.leader.check());
         self.perform().await;
     }
 
@@ -261,6 +266,9 @@ impl Owner {
             Ok(job) => {
                 let done = self.parts.flusher.flush(job).await;
                 self.flush = Some(Flush { through, done });
+                if tailway_faults::is_planted("broker.ack_before_sync") {
+                    self.event(Event::Flushed { durable: through }).await;
+                }
             }
             Err(error) => self.storage_failed(&error).await,
         }

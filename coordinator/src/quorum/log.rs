@@ -246,6 +246,9 @@ impl RaftLogStorage<TypeConfig> for RaftLog {
     async fn save_vote(&mut self, vote: &Vote<u64>) -> Result<(), StorageError> {
         self.lock().vote = Some(*vote);
         let op = LogOp::Vote(vote.into());
+        if tailway_faults::is_planted("coordinator.vote_not_synced") {
+            return self.send(Command::Note { op: op.encode() }).await.map_err(|e| write_error(&e));
+        }
         self.sync(&op).await.map_err(|e| StorageIOError::write_vote(AnyError::new(&e)).into())
     }
 
@@ -353,7 +356,12 @@ fn commit(journal: &mut Journal, group: Vec<Command>) -> Result<(), DiskError> {
     if ops.is_empty() {
         return Ok(());
     }
-    let only_notes = group.iter().all(|command| matches!(command, Command::Note { .. }));
+    let entries_wait = !tailway_faults::is_planted("coordinator.entry_acked_before_sync");
+    let only_notes = group.iter().all(|command| match command {
+        Command::Note { .. } => true,
+        Command::Append { .. } => !entries_wait,
+        Command::Sync { .. } | Command::Rewrite { .. } => false,
+    });
     let written = journal.append_many(&ops).map(drop);
     let outcome = if only_notes { written } else { written.and_then(|()| journal.sync()) };
     if let Err(error) = &outcome {

@@ -17,7 +17,29 @@ pub const POINTS: &[&str] = &[
 ];
 
 /// Every bug that can be planted: a guarded line of production code, broken on order, for simulations and tests to find.
-pub const BUGS: &[&str] = &[];
+pub const BUGS: &[&str] = &[
+    "broker.ack_before_sync",
+    "broker.checkpoint_ahead_of_sync",
+    "broker.clean_marker_kept",
+    "broker.commit_before_sync",
+    "broker.failed_sync_retried",
+    "broker.producer_ids_not_saved",
+    "broker.producers_lost_at_roll",
+    "broker.producers_not_rebuilt",
+    "broker.recovery_cuts_to_checkpoint",
+    "broker.recovery_trusts_page_cache",
+    "broker.recovery_without_crc",
+    "broker.segment_name_not_synced",
+    "broker.shown_before_sync",
+    "broker.unmentioned_deleted",
+    "client.doubt_told_as_failure",
+    "coordinator.entry_acked_before_sync",
+    "coordinator.session_by_wall_clock",
+    "coordinator.vote_not_synced",
+    "storage.journal_bad_crc",
+    "storage.replace_name_not_synced",
+    "storage.replace_not_synced",
+];
 
 #[cfg(feature = "faults")]
 mod armed;

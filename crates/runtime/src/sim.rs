@@ -334,6 +334,15 @@ pub fn trace_hash() -> (u64, u64) {
     })
 }
 
+/// Events so far; 0 outside of a run. For a panic's last words, so it never panics itself.
+pub fn events() -> u64 {
+    let count = WORLD.try_with(|world| {
+        let world = world.try_borrow().ok()?;
+        Some(world.as_ref()?.trace.as_ref()?.count)
+    });
+    count.ok().flatten().unwrap_or(0)
+}
+
 /// The last lines of the trace, oldest first.
 pub fn trace_lines() -> Vec<String> {
     with_world(|world| world.trace.iter().flat_map(|trace| trace.lines.iter().cloned()).collect())

@@ -13,9 +13,14 @@ pub fn atomic_replace(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> Result<(), 
     let file = disk.open(&tmp, OpenMode::Create)?;
     file.set_len(0)?;
     file.write_all_at(&[IoSlice::new(bytes)], 0)?;
-    file.sync_data()?;
+    if !tailway_faults::is_planted("storage.replace_not_synced") {
+        file.sync_data()?;
+    }
     drop(file);
     disk.rename(&tmp, path)?;
+    if tailway_faults::is_planted("storage.replace_name_not_synced") {
+        return Ok(());
+    }
     disk.sync_dir(parent_of(path))
 }
 

@@ -69,6 +69,11 @@ pub(super) async fn run(shared: Shared, name: String) {
                 Ok(()) => Outcome::Ok,
                 Err(_) => Outcome::Info,
             };
+            if outcome == Outcome::Ok {
+                for (partition, next) in &read {
+                    shared.committed(GROUP, partition, *next);
+                }
+            }
             for at in begun {
                 shared.history.end(at, outcome);
             }

@@ -65,6 +65,16 @@ impl Shared {
         self.must_be_durable("given to a consumer", partition, offset, val);
     }
 
+    /// An offset commit was acknowledged: it must be durable.
+    fn committed(&self, group: &str, tp: &TopicPartition, offset: i64) {
+        let mut oracle = self.oracle.lock().unwrap_or_else(PoisonError::into_inner);
+        if !oracle.commit_is_durable(group, tp, offset) {
+            self.history.violation(format!(
+                "I5: {tp}: offset {offset} of group {group} was committed, but no durable record has it"
+            ));
+        }
+    }
+
     fn must_be_durable(&self, what: &str, tp: &TopicPartition, offset: i64, val: Option<u64>) {
         let mut oracle = self.oracle.lock().unwrap_or_else(PoisonError::into_inner);
         let durable = oracle.durable_value(tp, offset);

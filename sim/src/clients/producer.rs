@@ -1,6 +1,7 @@
 //! Producers: an idempotent one that sends in bursts for as long as it lives, and a probe that asks once whether a
 //! partition takes records.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use rand::Rng;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::{Shared, spelled, told};
 use crate::history::{EventAt, payload};
 
-const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
+const DELIVERY_TIMEOUT_S: RangeInclusive<u64> = 4..=20;
 const PADDING_BYTES_MAX: usize = 400;
 const BURST_MAX: u32 = 12;
 const PAUSE_MS_MAX: u64 = 120;
@@ -27,7 +28,7 @@ pub(super) async fn run(shared: Shared, name: String, number: u64) {
         compression: if rng.gen_bool(0.5) { Compression::None } else { Compression::Lz4 },
         linger: Duration::from_millis(rng.gen_range(0..20)),
         batch_bytes: rng.gen_range(300..6_000),
-        delivery_timeout: DELIVERY_TIMEOUT,
+        delivery_timeout: Duration::from_secs(rng.gen_range(DELIVERY_TIMEOUT_S)),
         create_topics: false,
         ..ProducerOptions::default()
     };

@@ -202,6 +202,7 @@ impl Driver {
             };
             let now = self.now();
             self.pipeline.on_event(event, now, &mut actions);
+            tailway_faults::verify(|| self.pipeline.check());
             for action in actions.drain(..) {
                 if self.perform(action).await.is_err() {
                     return;

@@ -275,8 +275,9 @@ impl Worker {
             }
             StopReason::DeliveryTimedOut { after, cause } => {
                 let cause = format!("gave up after {after:?}: {cause}");
+                let in_doubt = !tailway_faults::is_planted("client.doubt_told_as_failure");
                 for batch in open {
-                    self.fail(batch.waiters, &cause, true);
+                    self.fail(batch.waiters, &cause, in_doubt);
                 }
             }
         }
