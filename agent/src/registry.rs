@@ -87,8 +87,13 @@ impl Registry {
     /// Remembers a record.
     pub fn record(&mut self, record: Record) -> Result<(), RegistryError> {
         let bytes = serde_json::to_vec(&record).map_err(RegistryError::Encode)?;
+        let lost =
+            matches!(record, Record::Plan(_)) && tailway_faults::is_planted("agent.plan_not_saved");
         self.ledger.apply(record)?;
-        self.journal.append(&bytes)?;
+        tailway_faults::verify(|| self.ledger.check());
+        if !lost {
+            self.journal.append(&bytes)?;
+        }
         Ok(())
     }
 

@@ -44,6 +44,12 @@ const fn plant(name: &'static str, breaks: &'static str) -> Plant {
 
 /// All of `tailway_faults::BUGS`.
 const PLANTS: &[Plant] = &[
+    plant(
+        "agent.doubts_sent_anew",
+        "batches in doubt are sent again under a new identity, unlooked for",
+    ),
+    plant("agent.offset_before_ack", "the journal has a batch acknowledged as soon as it is sent"),
+    plant("agent.plan_not_saved", "a batch is sent without its plan in the journal"),
     plant("broker.ack_before_sync", "a flush counts as durable as soon as it is ordered"),
     plant("broker.checkpoint_ahead_of_sync", "the recovery point checkpoint says the log end"),
     plant("broker.clean_marker_kept", "the clean-shutdown marker outlives the start that reads it"),
@@ -92,10 +98,7 @@ const PLANTS: &[Plant] = &[
 
 /// Bugs of the reference list that wait for what they would be planted in.
 const LATER: &[(&str, &str)] = &[
-    ("checkpoint before the acknowledgement", "the agent"),
-    ("a batch in doubt sent again under a new identity", "the agent"),
-    ("a batch sent before its plan is in the journal", "the agent"),
-    ("a file unlinked before the ledger is synced", "the agent"),
+    ("a file unlinked before the ledger is synced", "an agent that removes files"),
     ("truncation to the high watermark, as before KIP-101", "replication"),
     ("the high watermark advances below min.insync.replicas", "replication"),
 ];

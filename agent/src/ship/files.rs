@@ -103,6 +103,7 @@ impl Shipper {
         let Some(file) = self.files.get_mut(&key) else { return };
         let mut out = Vec::new();
         file.machine.on_event(event, now, &mut out);
+        tailway_faults::verify(|| file.machine.check());
         let deadline = file.machine.deadline();
         if deadline != file.scheduled {
             if let Some(at) = file.scheduled {

@@ -199,6 +199,12 @@ impl Shipper {
             let from = resolved.scan_from;
             self.registry.record(Record::ScanFrom { target: target.clone(), from })?;
         }
+        if tailway_faults::is_planted("agent.doubts_sent_anew") {
+            let all = self.plans_in_doubt(id).into_iter();
+            let missing = all.map(|plan| Missing { plan, known: None }).collect();
+            self.start_anew(id, &target, missing)?;
+            return self.unblock();
+        }
         let sent = match self.restarts.get_mut(&id) {
             Some(restart) => std::mem::take(&mut restart.sent),
             None => Vec::new(),

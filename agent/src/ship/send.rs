@@ -267,6 +267,9 @@ impl Shipper {
             self.metrics.batches_sent.inc();
             self.metrics.batch_bytes_sent.inc_by(parcel.bytes.len() as u64);
             self.lanes[id].send(&plan, parcel)?;
+            if tailway_faults::is_planted("agent.offset_before_ack") {
+                self.stored(number, -1)?;
+            }
             self.changed = true;
         }
     }

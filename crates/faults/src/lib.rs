@@ -18,6 +18,9 @@ pub const POINTS: &[&str] = &[
 
 /// Every bug that can be planted: a guarded line of production code, broken on order, for simulations and tests to find.
 pub const BUGS: &[&str] = &[
+    "agent.doubts_sent_anew",
+    "agent.offset_before_ack",
+    "agent.plan_not_saved",
     "broker.ack_before_sync",
     "broker.checkpoint_ahead_of_sync",
     "broker.clean_marker_kept",
