@@ -95,7 +95,7 @@ fn work(args: &Args) -> Result<bool> {
     }
     let tls = Arc::new(TlsFiles::make()?);
     if let Some(seed) = args.seed {
-        say_who_panics(args.last_word);
+        say_who_panics(args);
         SEED.set(Some(seed));
         let verdict = match args.scenario {
             Some(scenario) => scenario.run(seed, &tls),
@@ -116,10 +116,10 @@ fn work(args: &Args) -> Result<bool> {
                 println!("{line}");
             }
         }
-        report(seed, &verdict);
+        report(seed, &verdict, args);
         return Ok(verdict.violations.is_empty());
     }
-    say_who_panics(false);
+    say_who_panics(args);
     Ok(campaign(args, &tls))
 }
 
@@ -129,7 +129,8 @@ thread_local! {
 }
 
 /// A panic, such as of a state machine's `check()`, ends the process: its last words name the seed.
-fn say_who_panics(last_word: bool) {
+fn say_who_panics(args: &Args) {
+    let (last_word, how) = (args.last_word, replay_options(args));
     std::panic::set_hook(Box::new(move |panic| {
         let events = tailway_runtime::sim::events();
         let text = panic.payload_as_str().unwrap_or("a panic without words");
@@ -141,7 +142,7 @@ fn say_who_panics(last_word: bool) {
         eprintln!("panic at {at}: {text}");
         if let Some(seed) = SEED.get() {
             println!(
-                "seed {seed}: panic after {events} events: FAILED\n  replay: cargo x sim --seed {seed}"
+                "seed {seed}: panic after {events} events: FAILED\n  replay: cargo x sim --seed {seed}{how}"
             );
         }
     }));
@@ -211,7 +212,7 @@ fn one(seed: u64, args: &Args, tls: &Arc<TlsFiles>, tally: &Mutex<Tally>) {
     tally.simulated_s += verdict.simulated.as_secs();
     if !verdict.violations.is_empty() {
         tally.failed.push(seed);
-        report(seed, &verdict);
+        report(seed, &verdict, args);
     }
 }
 
@@ -233,7 +234,14 @@ fn difference(first: &Verdict, second: &Verdict) -> String {
     )
 }
 
-fn report(seed: u64, verdict: &Verdict) {
+/// What a replay needs besides the seed.
+fn replay_options(args: &Args) -> String {
+    let bug = args.plant.iter().map(|bug| format!(" --plant {bug}"));
+    let scenario = args.scenario.iter().map(|scenario| format!(" --scenario {}", scenario.name()));
+    bug.chain(scenario).collect()
+}
+
+fn report(seed: u64, verdict: &Verdict, args: &Args) {
     println!(
         "seed {seed}: {} events, hash {:016x}, {} acknowledged, {:?} simulated: {}",
         verdict.events,
@@ -249,6 +257,6 @@ fn report(seed: u64, verdict: &Verdict) {
         println!("  and {} more", verdict.violations.len() - SHOWN);
     }
     if !verdict.violations.is_empty() {
-        println!("  replay: cargo x sim --seed {seed}");
+        println!("  replay: cargo x sim --seed {seed}{}", replay_options(args));
     }
 }
