@@ -99,17 +99,22 @@ fn a_hangup_is_a_clean_stop_unless_it_is_ignored() {
     let (data, input, output) =
         (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
     std::fs::write(&input, lines(5)).unwrap();
-    let (process, _) = start_dev(&data, &input, &output).unwrap();
+    let start_under = |words: &[&str]| {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(Programs::built().unwrap().path("tailway").unwrap());
+        command.args(["dev", path(&input), "--data", path(&data)]);
+        let process = Process::start(words[0], &mut command, &output).unwrap();
+        wait_until(PATIENCE, || Ok(data.join("dev.json").exists())).unwrap();
+        process
+    };
+    // Whoever runs this test may ignore the signal, and a program inherits that.
+    let process = start_under(&["env", "--default-signal=HUP"]);
     process.signal(Signal::HUP).unwrap();
     let status = process.wait(Duration::from_secs(5)).unwrap();
     assert!(status.success(), "{status}: {}", std::fs::read_to_string(&output).unwrap());
     assert!(!data.join("dev.json").exists(), "it is there only while everything runs");
 
-    let mut command = Command::new("nohup");
-    command.arg(Programs::built().unwrap().path("tailway").unwrap());
-    command.args(["dev", path(&input), "--data", path(&data)]);
-    let mut process = Process::start("nohup", &mut command, &output).unwrap();
-    wait_until(PATIENCE, || Ok(data.join("dev.json").exists())).unwrap();
+    let mut process = start_under(&["nohup"]);
     process.signal(Signal::HUP).unwrap();
     std::thread::sleep(Duration::from_secs(1));
     assert!(!process.has_exited().unwrap(), "{}", process.tail());
