@@ -199,9 +199,9 @@ impl Shipper {
             let from = resolved.scan_from;
             self.registry.record(Record::ScanFrom { target: target.clone(), from })?;
         }
-        if tailway_faults::is_planted("agent.doubts_sent_anew") {
-            let all = self.plans_in_doubt(id).into_iter();
-            let missing = all.map(|plan| Missing { plan, known: None }).collect();
+        let all = self.plans_in_doubt(id);
+        if !all.is_empty() && tailway_faults::is_planted("agent.doubts_sent_anew") {
+            let missing = all.into_iter().map(|plan| Missing { plan, known: None }).collect();
             self.start_anew(id, &target, missing)?;
             return self.unblock();
         }
@@ -209,7 +209,7 @@ impl Shipper {
             Some(restart) => std::mem::take(&mut restart.sent),
             None => Vec::new(),
         };
-        let (missing, torn) = self.take_found(id, &resolved, sent)?;
+        let (missing, torn) = self.take_found(id, &resolved, all, sent)?;
         if missing.is_empty() {
             let fence = self.registry.ledger().fences.get(&target);
             let fence = fence.copied().map(identity);
@@ -240,9 +240,9 @@ impl Shipper {
         &mut self,
         id: LaneId,
         resolved: &Resolved,
+        plans: Vec<Plan>,
         mut sent: Vec<Sent>,
     ) -> Result<(Vec<Missing>, bool), ShipError> {
-        let plans = self.plans_in_doubt(id);
         let last_found = resolved.found.iter().rposition(Option::is_some);
         let (mut missing, mut torn) = (Vec::new(), false);
         for (at, (plan, found)) in plans.into_iter().zip(&resolved.found).enumerate() {
