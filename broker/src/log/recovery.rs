@@ -152,6 +152,7 @@ impl OpenedSegment {
     fn into_segment(self, told: &Told<'_>, base: i64) -> Result<Segment, StorageError> {
         let segment = Segment::new(Arc::clone(told.disk), told.dir, base, self.contents, told.now);
         if self.walked {
+            write_end_again(self.file.as_ref(), segment.size())?;
             self.file.sync_data()?;
             for index in segment.finish_indexes()? {
                 index.sync_data()?;
@@ -160,6 +161,16 @@ impl OpenedSegment {
         }
         Ok(segment)
     }
+}
+
+/// After a failed sync the disk may have a shorter file than the kernel shows, and what is shown behind its end reads as
+/// zeros: a batch that ends in zeros passes its CRC and would be cut by the next power loss. A byte written there again
+/// makes the file system write the length as well.
+fn write_end_again(file: &dyn DiskFile, size: u64) -> Result<(), StorageError> {
+    let Some(last) = size.checked_sub(1) else { return Ok(()) };
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, last)?;
+    file.write_at(&byte, last)
 }
 
 fn open_segment(
