@@ -50,6 +50,13 @@ impl Process {
         std::fs::read_to_string(&self.output).unwrap_or_default()
     }
 
+    /// The lines that it has printed whole: of one that is being written, nothing yet.
+    pub fn lines(&self) -> Vec<String> {
+        let printed = self.printed();
+        let (whole, _) = printed.rsplit_once('\n').unwrap_or_default();
+        whole.lines().map(str::to_owned).collect()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         kill_process(Pid::from_child(&self.child), signal)
@@ -210,4 +217,20 @@ pub fn run_with_input(command: &mut Command, input: &[u8], deadline: Duration) -
         bail!("{command:?} failed with {status}\n{}\n{}", tail(&out), tail(&err));
     }
     Ok(std::fs::read_to_string(&out)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that looks while `read 3 17` is half written must not see `read 3 1`, nor `read`.
+    #[test]
+    fn a_line_that_is_being_written_is_not_there_yet() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut half = Command::new("printf");
+        half.arg("a\\nb c\\nread 3 1");
+        let mut process = Process::start("half", &mut half, &dir.path().join("out")).unwrap();
+        wait_until(Duration::from_secs(10), || process.has_exited()).unwrap();
+        assert_eq!(process.lines(), ["a", "b c"]);
+    }
 }

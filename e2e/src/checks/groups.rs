@@ -21,8 +21,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The partitions that a member holds now, by what it printed last.
 fn assigned(member: &Process) -> Vec<u32> {
-    let printed = member.printed();
-    let last = printed.lines().rfind(|line| line.starts_with("assigned"));
+    let lines = member.lines();
+    let last = lines.iter().rfind(|line| line.starts_with("assigned"));
     last.map(|line| line.split(' ').skip(1).filter_map(|word| word.parse().ok()).collect())
         .unwrap_or_default()
 }
@@ -31,9 +31,11 @@ fn assigned(member: &Process) -> Vec<u32> {
 fn reads(members: &[&Process]) -> BTreeMap<u32, Vec<u64>> {
     let mut all: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
     for member in members {
-        for line in member.printed().lines().filter(|line| line.starts_with("read ")) {
+        for line in member.lines() {
             let words: Vec<&str> = line.split(' ').collect();
-            if let (Ok(partition), Ok(offset)) = (words[1].parse(), words[2].parse()) {
+            if let ["read", partition, offset] = words[..]
+                && let (Ok(partition), Ok(offset)) = (partition.parse(), offset.parse())
+            {
                 all.entry(partition).or_default().push(offset);
             }
         }
