@@ -177,8 +177,9 @@ impl Call<'_> {
             ApiKey::DescribeCluster => {
                 self.reply_now(body, |r| api::describe_cluster::handle(&r, listener, view))
             }
-            // The coordinator's; `handle` refuses what this server does not serve.
-            ApiKey::BrokerRegistration
+            // Not served here; `handle` has refused them already.
+            ApiKey::DescribeProducers
+            | ApiKey::BrokerRegistration
             | ApiKey::BrokerHeartbeat
             | ApiKey::AllocateProducerIds
             | ApiKey::FollowMetadata => Err(self.header.unknown_api()),

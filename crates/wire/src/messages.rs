@@ -36,6 +36,8 @@ doors! {
     describe_configs_response::DescribeConfigsResponse,
     describe_groups_request::DescribeGroupsRequest,
     describe_groups_response::DescribeGroupsResponse,
+    describe_producers_request::DescribeProducersRequest,
+    describe_producers_response::DescribeProducersResponse,
     fetch_request::FetchRequest,
     find_coordinator_request::FindCoordinatorRequest,
     find_coordinator_response::FindCoordinatorResponse,

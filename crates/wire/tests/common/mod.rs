@@ -184,6 +184,7 @@ all_kinds! {
     DescribeClusterRequest,
     DescribeConfigsRequest,
     DescribeGroupsRequest,
+    DescribeProducersRequest,
     FetchRequest,
     FindCoordinatorRequest,
     HeartbeatRequest,
