@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Write;
+use std::net::TcpStream;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
@@ -43,6 +45,11 @@ fn a_life_without_trouble_warns_of_nothing_but_plaintext() {
     let run = dir.path().join("run");
     for _ in 0..2 {
         let deployment = Deployment::start(&run, &[input.to_str().unwrap()]).unwrap();
+        for address in [deployment.dev.tls(), &deployment.dev.coordinators[0].address] {
+            // A port check, and a client that is stopped while it connects.
+            drop(TcpStream::connect(address).unwrap());
+            TcpStream::connect(address).unwrap().write_all(b"\x16\x03\x01").unwrap();
+        }
         deployment.stop().unwrap();
     }
     for daemon in DAEMONS {

@@ -143,11 +143,13 @@ impl Acceptor {
             let accepted = match established {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    // A port check says nothing and means nothing.
-                    if !matches!(error.failure, HandshakeFailure::Silent) {
-                        let text = error.failure.to_string();
-                        refusals.connection(Reason::Handshake, peer.ip(), &name, &text);
-                    }
+                    let reason = match &error.failure {
+                        // A port check says nothing and means nothing.
+                        HandshakeFailure::Silent => return,
+                        failure if failure.is_broken_off() => Reason::HandshakeBrokenOff,
+                        _ => Reason::Handshake,
+                    };
+                    refusals.connection(reason, peer.ip(), &name, &error.failure.to_string());
                     return;
                 }
             };

@@ -39,6 +39,8 @@ pub enum Reason {
     TlsOnPlaintext,
     NotKafka,
     Handshake,
+    /// It went away during the TLS handshake and did not say why.
+    HandshakeBrokenOff,
     TooManyConnections,
     Transactions,
 }
@@ -55,6 +57,7 @@ impl Reason {
             Reason::TlsOnPlaintext => "tls_on_plaintext",
             Reason::NotKafka => "not_kafka",
             Reason::Handshake => "handshake",
+            Reason::HandshakeBrokenOff => "handshake_broken_off",
             Reason::TooManyConnections => "too_many_connections",
             Reason::Transactions => "transactions",
         }
@@ -124,10 +127,23 @@ impl Refusals {
         };
         let detail_told = host.map_or_else(String::new, |_| cut(detail));
         let told = Told { reason, host, client: listener.to_owned(), detail: detail_told };
-        if self.note(told, "", told_for) {
+        if !self.note(told, "", told_for) {
+            return;
+        }
+        let peer = host.map(|host| host.to_string()).unwrap_or_default();
+        let reason_label = reason.label();
+        if reason == Reason::HandshakeBrokenOff {
+            // So does every client that is stopped while it connects.
+            tracing::info!(
+                reason = reason_label,
+                peer,
+                listener,
+                "{detail}: it was stopped, or it does not trust this listener's certificate; said once per client"
+            );
+        } else {
             tracing::warn!(
-                reason = reason.label(),
-                peer = host.map(|host| host.to_string()).unwrap_or_default(),
+                reason = reason_label,
+                peer,
                 listener,
                 "refused: {detail}; said once per client"
             );

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tailway_daemon::tasks::Group;
 use tailway_daemon::{Stop, Tasks};
 use tailway_metadata::{BrokerId, ClusterId};
+use tailway_net::listen::HandshakeFailure;
 use tailway_net::{Incoming, Listener, PeerIdentity};
 
 use super::connection;
@@ -66,8 +67,17 @@ impl Server {
         let accepted = match established {
             Ok(accepted) => accepted,
             Err(error) => {
+                if matches!(error.failure, HandshakeFailure::Silent) {
+                    // A port check says nothing and means nothing.
+                    return;
+                }
                 self.metrics.connections_refused.inc();
-                tracing::warn!(%error, "no connection taken");
+                if error.failure.is_broken_off() {
+                    // So does every broker that is stopped while it connects.
+                    tracing::info!(%error, "no connection taken");
+                } else {
+                    tracing::warn!(%error, "no connection taken");
+                }
                 return;
             }
         };

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 
 use crate::address::HostPort;
-use crate::explain::{Side, TlsFailure};
+use crate::explain::{self, Side, TlsFailure};
 use crate::stream::Stream;
 use crate::tls::{ClientTls, TlsError};
 
@@ -97,7 +97,7 @@ async fn attempt(
         Ok(Ok(stream)) => Ok(Stream::TlsClient(Box::new(stream))),
         Ok(Err(error)) => Err(match TlsFailure::of_io(&error) {
             Some(failure) => DialFailure::Tls(failure),
-            None if is_closed(&error) => DialFailure::Tls(TlsFailure::Closed),
+            None if explain::is_closed(&error) => DialFailure::Tls(TlsFailure::Closed),
             None => DialFailure::Io(error),
         }),
         Err(_) => Err(DialFailure::HandshakeTimedOut { after: timeout }),
@@ -162,11 +162,6 @@ fn connect_failure(error: io::Error) -> DialFailure {
     }
 }
 
-fn is_closed(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(error.kind(), K::UnexpectedEof | K::ConnectionReset | K::BrokenPipe)
-}
-
 impl DialError {
     /// The likely cause, as a clause.
     pub fn cause(&self) -> String {
@@ -194,7 +189,7 @@ impl DialError {
             }
             DialFailure::Tls(failure) => failure.cause(Side::Client),
             DialFailure::Config(error) => error.to_string(),
-            DialFailure::Io(error) => crate::explain::io_error(error),
+            DialFailure::Io(error) => explain::io_error(error),
         }
     }
 

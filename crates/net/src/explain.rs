@@ -191,6 +191,12 @@ pub fn io_error(error: &io::Error) -> String {
     }
 }
 
+/// Whether an error says that the peer closed or reset the connection.
+pub(crate) fn is_closed(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(error.kind(), K::UnexpectedEof | K::ConnectionReset | K::BrokenPipe)
+}
+
 /// rustls prints presented names as `DnsName("a")` or `IpAddress(1.2.3.4)`.
 fn plain_name(name: &str) -> String {
     let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use crate::address::HostPort;
-use crate::explain::{Side, TlsFailure};
+use crate::explain::{self, Side, TlsFailure};
 use crate::peer::PeerIdentity;
 use crate::port_holder::port_holder;
 use crate::stream::Stream;
@@ -141,6 +141,18 @@ pub enum HandshakeFailure {
     Io(io::Error),
 }
 
+impl HandshakeFailure {
+    /// The peer went away in the middle without saying why, as a client does that is stopped while
+    /// it connects; some do so, too, that do not trust the listener's certificate.
+    pub fn is_broken_off(&self) -> bool {
+        match self {
+            Self::Tls(failure) => *failure == TlsFailure::Closed,
+            Self::Io(error) => explain::is_closed(error),
+            Self::TimedOut { .. } | Self::Plaintext { .. } | Self::Silent => false,
+        }
+    }
+}
+
 impl fmt::Display for HandshakeFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -161,7 +173,7 @@ impl fmt::Display for HandshakeFailure {
                 f.write_str("the client's certificate is not signed by this listener's client CA")
             }
             Self::Tls(failure) => f.write_str(&failure.cause(Side::Server)),
-            Self::Io(error) => f.write_str(&crate::explain::io_error(error)),
+            Self::Io(error) => f.write_str(&explain::io_error(error)),
         }
     }
 }
@@ -300,9 +312,7 @@ async fn shake_hands(tcp: TcpStream, tls: &ServerTls) -> Result<Stream, Handshak
         Ok(stream) => Ok(Stream::TlsServer(Box::new(stream))),
         Err(error) => Err(match TlsFailure::of_io(&error) {
             Some(failure) => HandshakeFailure::Tls(failure),
-            None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                HandshakeFailure::Tls(TlsFailure::Closed)
-            }
+            None if explain::is_closed(&error) => HandshakeFailure::Tls(TlsFailure::Closed),
             None => HandshakeFailure::Io(error),
         }),
     }

@@ -237,8 +237,35 @@ async fn slow_and_silent_clients_are_dropped() {
 
     let (address, taken) = listen(authority.server("good", ClientAuth::None)).await;
     drop(TcpStream::connect((address.host.as_str(), address.port)).await.unwrap());
-    let error = taken.await.unwrap().unwrap_err().to_string();
-    assert!(error.contains("closed before anything was sent"), "{error}");
+    let error = taken.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("closed before anything was sent"), "{error}");
+    assert!(!error.failure.is_broken_off());
+}
+
+/// A client that is stopped while it connects is nobody's trouble; one that refuses us says so.
+#[tokio::test]
+async fn a_client_that_goes_away_in_the_handshake_is_told_apart() {
+    let authority = Authority::new();
+    authority.sign("good", |_| {});
+    for hello in [&b"\x16"[..], b"\x16\x03\x01\x02\x00\x01"] {
+        let (address, taken) = listen(authority.server("good", ClientAuth::None)).await;
+        let mut stream = TcpStream::connect((address.host.as_str(), address.port)).await.unwrap();
+        stream.write_all(hello).await.unwrap();
+        drop(stream);
+        let error = taken.await.unwrap().unwrap_err();
+        assert!(error.failure.is_broken_off(), "{error}");
+    }
+    let (address, taken) = listen(authority.server("good", ClientAuth::None)).await;
+    let other = Authority::named("another CA");
+    let stranger = ClientTls::load(&ClientTlsFiles {
+        ca: other.path("ca.pem"),
+        cert: None,
+        key: None,
+        server_name: None,
+    });
+    dial(&address, Some(&stranger.unwrap()), TIMEOUT).await.unwrap_err();
+    let error = taken.await.unwrap().unwrap_err();
+    assert!(!error.failure.is_broken_off(), "{error}");
 }
 
 #[tokio::test]
