@@ -83,6 +83,9 @@ impl DevJson {
 pub struct Deployment {
     pub dir: PathBuf,
     pub dev: DevJson,
+    programs: &'static Programs,
+    /// What daemons find in their environment besides ours.
+    environment: BTreeMap<&'static str, String>,
     running: BTreeMap<&'static str, Process>,
 }
 
@@ -92,16 +95,32 @@ pub const DAEMONS: [&str; 3] = ["coordinator", "broker", "agent"];
 impl Deployment {
     /// `tailway dev export --plaintext DIR INPUTS...`; nothing is started yet.
     pub fn export(dir: &Path, inputs: &[&str]) -> Result<Self> {
-        let tailway = Programs::built()?.path("tailway")?;
-        run(
-            Command::new(tailway).args(["dev", "export", "--plaintext"]).arg(dir).args(inputs),
-            PATIENCE,
-        )?;
-        Ok(Self {
-            dir: dir.into(),
-            dev: DevJson::read(&dir.join("dev.json"))?,
-            running: BTreeMap::new(),
-        })
+        Self::export_of(Programs::built()?, dir, inputs)
+    }
+
+    /// The same with these programs.
+    pub fn export_of(programs: &'static Programs, dir: &Path, inputs: &[&str]) -> Result<Self> {
+        let mut export = Command::new(programs.path("tailway")?);
+        run(export.args(["dev", "export", "--plaintext"]).arg(dir).args(inputs), PATIENCE)?;
+        let dev = DevJson::read(&dir.join("dev.json"))?;
+        let (environment, running) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { dir: dir.into(), dev, programs, environment, running })
+    }
+
+    /// Every daemon started from now on finds this in its environment.
+    pub fn set_environment(&mut self, name: &'static str, value: &str) {
+        self.environment.insert(name, value.to_owned());
+    }
+
+    /// Changes a daemon's configuration: each of `changes` replaces a text that must be there.
+    pub fn configure(&self, daemon: &str, changes: &[(&str, &str)]) -> Result<()> {
+        let path = self.dir.join(format!("{daemon}.yaml"));
+        let mut text = std::fs::read_to_string(&path)?;
+        for (from, to) in changes {
+            anyhow::ensure!(text.contains(from), "{} has no {from:?}:\n{text}", path.display());
+            text = text.replace(from, to);
+        }
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
     }
 
     /// Exports and starts all three, each ready before the next.
@@ -115,8 +134,9 @@ impl Deployment {
 
     /// The command that starts one daemon, for a test that wraps it.
     pub fn command(&self, daemon: &str) -> Result<Command> {
-        let mut command = Command::new(Programs::built()?.path(&format!("tailway-{daemon}"))?);
+        let mut command = Command::new(self.programs.path(&format!("tailway-{daemon}"))?);
         command.arg("--config").arg(self.dir.join(format!("{daemon}.yaml")));
+        command.envs(&self.environment);
         Ok(command)
     }
 

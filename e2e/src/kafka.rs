@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::deployment::DevJson;
 use crate::kcat::Transport;
-use crate::process::{finish, run, run_with_input};
+use crate::process::{finish, run, run_with_input, wait_until};
 use crate::programs::repository;
 
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -79,6 +79,29 @@ impl Broker {
     pub fn stop(&self) -> Result<()> {
         let dir = self.dir.to_str().context("a path in UTF-8")?;
         self.kafka.tool(&["stop", "-d", dir]).map(drop)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&self) -> Result<()> {
+        let dir = self.dir.to_str().context("a path in UTF-8")?;
+        self.kafka.tool(&["kill", "-d", dir, "1"])?;
+        let pid = self.pid()?;
+        wait_until(PATIENCE, || Ok(!Path::new(&format!("/proc/{pid}")).exists()))
+    }
+
+    /// Starts it again after `kill` and waits until it listens.
+    pub fn restart(&self, deadline: Duration) -> Result<()> {
+        let dir = self.dir.to_str().context("a path in UTF-8")?;
+        self.kafka.tool(&["restart", "-d", dir, "1"])?;
+        let log = self.dir.join("node-1/out.log");
+        wait_until(deadline, || Ok(std::net::TcpStream::connect(&self.address).is_ok()))
+            .with_context(|| format!("Kafka does not listen again; see {}", log.display()))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<i32> {
+        let dir = self.dir.to_str().context("a path in UTF-8")?;
+        Ok(self.kafka.tool(&["pid", "-d", dir])?.trim().parse()?)
     }
 }
 

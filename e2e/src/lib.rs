@@ -15,3 +15,4 @@ pub mod process;
 pub mod programs;
 pub mod python;
 pub mod readme;
+pub mod torture;

@@ -46,13 +46,7 @@ pub fn write(dir: &Path, plan: Plan) -> Result<()> {
     while outputs.iter().any(|output| output.number < each) {
         for (index, output) in outputs.iter_mut().enumerate() {
             for _ in 0..plan.chunk.min(each - output.number) {
-                writeln!(
-                    output.file,
-                    "{index} {} {} {}",
-                    output.generation,
-                    output.number,
-                    "x".repeat(output.number % 120)
-                )?;
+                writeln!(output.file, "{}", line(index, output.generation, output.number))?;
                 output.number += 1;
                 if output.number % plan.rotate_every == 0 && output.number < each {
                     rotate(output)?;
@@ -63,6 +57,11 @@ pub fn write(dir: &Path, plan: Plan) -> Result<()> {
         sleep(plan.pause);
     }
     Ok(())
+}
+
+/// The text of one line, without its end.
+pub fn line(file: usize, generation: usize, number: usize) -> String {
+    format!("{file} {generation} {number} {}", "x".repeat(number % 120))
 }
 
 fn open(path: &Path) -> Result<BufWriter<File>> {
@@ -85,7 +84,7 @@ fn rotate(output: &mut Output) -> Result<()> {
 }
 
 /// What a reader of the topic found, compared with what was written.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Verdict {
     pub read: usize,
     pub lost: usize,
@@ -95,34 +94,68 @@ pub struct Verdict {
     pub disordered: usize,
 }
 
-/// Judges messages in the order in which a consumer of one partition saw them.
-pub fn judge<'a>(messages: impl Iterator<Item = &'a str>, files: usize, lines: usize) -> Verdict {
-    let each = lines / files;
-    let mut seen = vec![vec![0_u32; each]; files];
-    let mut newest: BTreeMap<(usize, usize), usize> = BTreeMap::new();
-    let mut verdict = Verdict::default();
-    for message in messages {
-        verdict.read += 1;
-        let Some((file, generation, number)) =
-            parse(message).filter(|(file, _, number)| *file < files && *number < each)
-        else {
-            verdict.foreign += 1;
-            continue;
+/// Judges messages one by one, in the order in which a consumer saw them: in order within a partition is enough, because a
+/// file generation stays in one.
+#[derive(Debug)]
+pub struct Judge {
+    /// How often each number of each file was seen.
+    seen: Vec<Vec<u32>>,
+    newest: BTreeMap<(usize, usize), usize>,
+    verdict: Verdict,
+}
+
+impl Judge {
+    /// Of `lines` spread evenly over `files`.
+    pub fn new(files: usize, lines: usize) -> Self {
+        let seen = vec![vec![0; lines / files]; files];
+        Self { seen, newest: BTreeMap::new(), verdict: Verdict::default() }
+    }
+
+    /// The next message.
+    pub fn see(&mut self, message: &str) {
+        self.verdict.read += 1;
+        let Some((file, generation, number)) = parse(message) else {
+            self.verdict.foreign += 1;
+            return;
         };
-        seen[file][number] += 1;
-        let last = newest.entry((file, generation)).or_insert(number);
+        let Some(count) = self.seen.get_mut(file).and_then(|counts| counts.get_mut(number)) else {
+            self.verdict.foreign += 1;
+            return;
+        };
+        *count += 1;
+        let last = self.newest.entry((file, generation)).or_insert(number);
         if number < *last {
-            verdict.disordered += 1;
+            self.verdict.disordered += 1;
         }
         *last = (*last).max(number);
     }
-    for count in seen.iter().flatten() {
-        match count {
-            0 => verdict.lost += 1,
-            more => verdict.repeated += *more as usize - 1,
+
+    /// What it comes to.
+    pub fn verdict(mut self) -> Verdict {
+        for count in self.seen.iter().flatten() {
+            match count {
+                0 => self.verdict.lost += 1,
+                more => self.verdict.repeated += *more as usize - 1,
+            }
         }
+        self.verdict
     }
-    verdict
+
+    /// The first `max` numbers that are missing or came more than once, as `file/number xCOUNT`.
+    pub fn oddities(&self, max: usize) -> Vec<String> {
+        let of_file = |(file, counts): (usize, &Vec<u32>)| {
+            let odd = counts.iter().enumerate().filter(|(_, count)| **count != 1);
+            odd.map(|(number, count)| format!("{file}/{number} x{count}")).collect::<Vec<_>>()
+        };
+        self.seen.iter().enumerate().flat_map(of_file).take(max).collect()
+    }
+}
+
+/// Judges messages in the order in which a consumer of one partition saw them.
+pub fn judge<'a>(messages: impl Iterator<Item = &'a str>, files: usize, lines: usize) -> Verdict {
+    let mut judge = Judge::new(files, lines);
+    messages.for_each(|message| judge.see(message));
+    judge.verdict()
 }
 
 fn parse(message: &str) -> Option<(usize, usize, usize)> {
@@ -135,16 +168,18 @@ fn parse(message: &str) -> Option<(usize, usize, usize)> {
 
 /// The `message` field of each ECS JSON document, one document a line.
 pub fn messages(documents: &str) -> Result<Vec<String>> {
-    documents
-        .lines()
-        .map(|line| {
-            let document: serde_json::Value =
-                serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
-            let message =
-                document["message"].as_str().with_context(|| format!("no message: {line}"))?;
-            Ok(message.to_owned())
-        })
-        .collect()
+    documents.lines().map(message).collect()
+}
+
+/// The `message` field of an ECS JSON document.
+pub fn message(document: &str) -> Result<String> {
+    #[derive(serde::Deserialize)]
+    struct Event {
+        message: String,
+    }
+    let event: Event =
+        serde_json::from_str(document).with_context(|| format!("no event: {document}"))?;
+    Ok(event.message)
 }
 
 /// Every line exactly once and in order, or an error that says how it fell short.

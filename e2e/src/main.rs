@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tailway_e2e::checks::{self, failing_disk, filebeat, footprint, hostile};
 use tailway_e2e::group;
+use tailway_e2e::torture::{self, TortureArgs, writer::WriterArgs};
 
 #[derive(Parser)]
 #[command(about = "Checks with foreign software; start them by `cargo x`")]
@@ -29,6 +30,11 @@ enum Group {
     },
     /// Idle memory and time to ready.
     Footprint,
+    /// kill -9 under a running writer; see `torture`.
+    Torture(TortureArgs),
+    /// The writer of a torture.
+    #[command(hide = true)]
+    WriteLines(WriterArgs),
     /// Records the frames that `hostile` starts from.
     RecordFrames,
 }
@@ -40,6 +46,8 @@ fn main() -> Result<()> {
         Group::Root { words } => group::run(failing_disk::CHECKS, &words),
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),
+        Group::Torture(args) => torture::run(args),
+        Group::WriteLines(args) => torture::writer::run(args),
         Group::RecordFrames => checks::record::run(),
     }
 }

@@ -19,9 +19,19 @@ impl Programs {
     pub fn built() -> Result<&'static Self> {
         static BUILT: OnceLock<Result<Programs, String>> = OnceLock::new();
         BUILT
-            .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+            .get_or_init(|| build(&OPTIMISED).map_err(|error| format!("{error:#}")))
             .as_ref()
             .map_err(|error| anyhow!("cannot build the programs under test: {error}"))
+    }
+
+    /// The daemons with their fault points and planted bugs, not optimised: what `TAILWAY_CRASH_AT`, `TAILWAY_FAULTS` and
+    /// `TAILWAY_PLANT` have an effect on.
+    pub fn armed() -> Result<&'static Self> {
+        static BUILT: OnceLock<Result<Programs, String>> = OnceLock::new();
+        BUILT
+            .get_or_init(|| build(&ARMED).map_err(|error| format!("{error:#}")))
+            .as_ref()
+            .map_err(|error| anyhow!("cannot build the programs with faults: {error}"))
     }
 
     /// Path of one program, e.g. `tailway-broker`.
@@ -50,33 +60,20 @@ struct Target {
     name: String,
 }
 
-fn build() -> Result<Programs> {
+const OPTIMISED: [&str; 2] = ["--release", "-ptailway-history"];
+const ARMED: [&str; 3] = ["-ptailway-faults", "--features", "tailway-faults/faults"];
+
+fn build(more: &[&str]) -> Result<Programs> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(repository())
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "--message-format=json-render-diagnostics",
-            "--bins",
-        ])
-        .args([
-            "-p",
-            "tailway",
-            "-p",
-            "tailway-agent",
-            "-p",
-            "tailway-broker",
-            "-p",
-            "tailway-coordinator",
-            "-p",
-            "tailway-history",
-        ])
+        .args(["build", "--locked", "--message-format=json-render-diagnostics", "--bins"])
+        .args(["-ptailway", "-ptailway-agent", "-ptailway-broker", "-ptailway-coordinator"])
+        .args(more)
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
-    ensure!(output.status.success(), "cargo build --release failed: {}", output.status);
+    ensure!(output.status.success(), "cargo build failed: {}", output.status);
     let mut programs = BTreeMap::new();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         if let Ok(Message { executable: Some(path), target: Some(target) }) =

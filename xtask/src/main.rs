@@ -53,6 +53,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// kill -9 of agent, broker and coordinator under a running writer, judged by kcat; `--help` after `--` has the rest.
+    Torture {
+        /// Passed on: --seed S, --minutes M, --kills N, --lines L, --broker kafka, --no-resolution ...
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Idle RSS and time to ready of each daemon, as a table.
     Footprint,
 }
@@ -90,6 +96,7 @@ fn main() -> Result<ExitCode> {
                 "--",
             ])
             .args(args)),
+        Task::Torture { args } => e2e(&root, "torture", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
     }?;
     Ok(ExitCode::SUCCESS)
