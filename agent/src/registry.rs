@@ -115,7 +115,8 @@ impl Registry {
     /// Writes the journal anew if it has become much longer than what it says.
     pub fn compact_if_worth_it(&mut self) -> Result<bool, RegistryError> {
         let needed = self.base_bytes.max(self.ledger.files.len() as u64 * FILE_BYTES);
-        let limit = COMPACT_BYTES_MIN.max(needed * COMPACT_RATIO);
+        let min = tailway_faults::bound("agent.journal_rewrite_bytes", COMPACT_BYTES_MIN);
+        let limit = min.max(needed * COMPACT_RATIO);
         if self.journal.end() < limit.max(self.patience_bytes) {
             return Ok(false);
         }
@@ -124,10 +125,12 @@ impl Registry {
 
     /// False if it could not be written and goes on as it is.
     fn write_anew(&mut self) -> Result<bool, RegistryError> {
+        tailway_faults::crash("agent.journal_rewrite.before");
         let records: Result<Vec<_>, _> =
             self.ledger.records().iter().map(serde_json::to_vec).collect();
         match self.journal.rewrite(&records.map_err(RegistryError::Encode)?) {
             Ok(_) => {
+                tailway_faults::crash("agent.journal_rewrite.after");
                 self.base_bytes = self.journal.end();
                 Ok(true)
             }

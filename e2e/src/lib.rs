@@ -5,6 +5,7 @@
 //! named groups in `main.rs` need them and fail, naming the package, where one is missing.
 
 pub mod checks;
+pub mod crash_points;
 pub mod deployment;
 pub mod group;
 pub mod histories;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tailway_e2e::checks::{self, failing_disk, filebeat, footprint, hostile};
+use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
 use tailway_e2e::torture::{self, TortureArgs, writer::WriterArgs};
 
@@ -32,6 +33,8 @@ enum Group {
     Footprint,
     /// kill -9 under a running writer; see `torture`.
     Torture(TortureArgs),
+    /// An end at every crash point.
+    CrashPoints(CrashPointsArgs),
     /// The writer of a torture.
     #[command(hide = true)]
     WriteLines(WriterArgs),
@@ -47,6 +50,7 @@ fn main() -> Result<()> {
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),
         Group::Torture(args) => torture::run(args),
+        Group::CrashPoints(args) => crash_points::run_all(&args),
         Group::WriteLines(args) => torture::writer::run(args),
         Group::RecordFrames => checks::record::run(),
     }

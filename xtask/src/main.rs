@@ -59,6 +59,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Ends each daemon at every crash point in turn; `--help` after `--` has the rest.
+    CrashPoints {
+        /// Passed on: --seed S, --hits N, and words that points must contain.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Idle RSS and time to ready of each daemon, as a table.
     Footprint,
 }
@@ -97,6 +103,7 @@ fn main() -> Result<ExitCode> {
             ])
             .args(args)),
         Task::Torture { args } => e2e(&root, "torture", args),
+        Task::CrashPoints { args } => e2e(&root, "crash-points", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
     }?;
     Ok(ExitCode::SUCCESS)

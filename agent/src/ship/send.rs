@@ -263,10 +263,13 @@ impl Shipper {
             let lane = &mut self.lanes[id];
             let Some(plan) = lane.plan(number, at, &parcel, pipeline) else { return Ok(()) };
             self.save_heads(&parcel)?;
+            tailway_faults::crash("agent.plan.before");
             self.registry.record(Record::Plan(plan.clone()))?;
+            tailway_faults::crash("agent.plan.after");
             self.metrics.batches_sent.inc();
             self.metrics.batch_bytes_sent.inc_by(parcel.bytes.len() as u64);
             self.lanes[id].send(&plan, parcel)?;
+            tailway_faults::crash("agent.send.after");
             if tailway_faults::is_planted("agent.offset_before_ack") {
                 self.stored(number, -1)?;
             }
@@ -308,7 +311,9 @@ impl Shipper {
         self.lanes[id].trouble = None;
         let Some(sent) = self.lanes[id].acked(ack.base_sequence) else { return Ok(()) };
         self.restarts.remove(&id);
+        tailway_faults::crash("agent.ack.before");
         self.stored(sent.plan, ack.base_offset)?;
+        tailway_faults::crash("agent.ack.after");
         if sent.resumed {
             self.resumed(id, &sent, ack.base_offset);
         }

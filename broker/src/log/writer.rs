@@ -231,6 +231,7 @@ impl Log {
         producers: &Producers,
         now: WallMs,
     ) -> Result<(), StorageError> {
+        tailway_faults::crash("broker.roll.before");
         let sealed = self.active_file()?;
         let old = Arc::clone(&self.active);
         let indexes = self.fence.guard(old.path(), || old.finish_indexes())?;
@@ -255,6 +256,7 @@ impl Log {
         self.active = Arc::clone(&segment);
         self.view.change_segments(|segments| segments.push(segment));
         old.release();
+        tailway_faults::crash("broker.roll.after");
         Ok(())
     }
 

@@ -188,11 +188,13 @@ impl Owner {
             return;
         }
         let now = self.parts.clock.wall();
+        tailway_faults::crash("broker.append.before");
         let written = self.parts.log.append(&self.group, self.parts.leader.producers(), now);
         self.group.clear();
         self.group_bytes = 0;
         match written {
             Ok(()) => {
+                tailway_faults::crash("broker.append.after");
                 let log_end = self.parts.leader.log_end();
                 self.parts.shared.watermarks.send_if_modified(|now| {
                     now.log_end = log_end;
@@ -250,8 +252,10 @@ impl Owner {
                 }
                 Action::CompleteProduce { request, outcome } => {
                     if let Some(reply) = self.waiting.remove(&request) {
+                        tailway_faults::crash("broker.ack.before");
                         // The connection may be gone; the append stays.
                         reply.send(outcome).ok();
+                        tailway_faults::crash("broker.ack.after");
                     }
                 }
             }

@@ -342,7 +342,9 @@ fn write(journal: &mut Journal, commands: Vec<Command>) -> Result<(), DiskError>
         if let Command::Rewrite { ops, done } = command {
             outcome = outcome.and(commit(journal, std::mem::take(&mut group)));
             // The caller may have been cancelled; the journal is as asked either way.
+            tailway_faults::crash("coordinator.purge.before");
             drop(done.send(journal.rewrite(&ops).map(drop)));
+            tailway_faults::crash("coordinator.purge.after");
         } else {
             group.push(command);
         }
@@ -367,6 +369,7 @@ fn commit(journal: &mut Journal, group: Vec<Command>) -> Result<(), DiskError> {
     if let Err(error) = &outcome {
         tracing::error!(%error, "the Raft log cannot be written: nothing is committed from here on");
     }
+    tailway_faults::crash("coordinator.ack.before");
     for command in group {
         match command {
             Command::Append { flushed, .. } => {
@@ -376,6 +379,7 @@ fn commit(journal: &mut Journal, group: Vec<Command>) -> Result<(), DiskError> {
             Command::Note { .. } | Command::Rewrite { .. } => {}
         }
     }
+    tailway_faults::crash("coordinator.ack.after");
     outcome
 }
 

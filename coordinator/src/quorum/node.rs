@@ -44,7 +44,12 @@ pub struct NodeSettings {
 
 impl NodeSettings {
     pub fn new(id: u64, address: impl Into<String>, identity: [u8; 16]) -> NodeSettings {
-        NodeSettings { id, address: address.into(), identity, snapshot_every: SNAPSHOT_EVERY }
+        NodeSettings {
+            id,
+            address: address.into(),
+            identity,
+            snapshot_every: tailway_faults::bound("coordinator.snapshot_every", SNAPSHOT_EVERY),
+        }
     }
 }
 

@@ -51,7 +51,9 @@ impl SnapshotFile {
         let checked = [&meta_len.to_be_bytes(), meta.as_slice(), image].concat();
         let crc = crc32c::crc32c(&checked);
         let file = [&MAGIC[..], &VERSION.to_be_bytes(), &crc.to_be_bytes(), &checked].concat();
+        tailway_faults::crash("coordinator.snapshot.before");
         atomic_replace(self.disk.as_ref(), &self.path, &file)
+            .inspect(|()| tailway_faults::crash("coordinator.snapshot.after"))
     }
 
     /// The snapshot, if there is one. A damaged one is an error: the log below it is gone.

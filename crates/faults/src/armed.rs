@@ -1,13 +1,18 @@
-//! The points with their teeth: what is armed, and how often each was hit.
+//! The points with their teeth: what is armed, and how often each was hit; the planted bug; bounds made small.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::{BUGS, POINTS};
+use crate::{BOUNDS, BUGS, CRASHES, POINTS};
 
-/// The variable that arms points in a program under test.
-const VARIABLE: &str = "TAILWAY_FAULTS";
+/// The variables that arm points in a program under test.
+const FAULTS: &str = "TAILWAY_FAULTS";
+const CRASH_AT: &str = "TAILWAY_CRASH_AT";
+/// The one that plants a bug in it.
+const PLANT: &str = "TAILWAY_PLANT";
+/// The one that makes bounds small.
+const SMALL: &str = "TAILWAY_BOUNDS";
 
 /// What an armed point does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,10 +38,8 @@ fn armed() -> MutexGuard<'static, Armed> {
     ARMED
         .get_or_init(|| {
             let mut armed = Armed::default();
-            if let Ok(text) = std::env::var(VARIABLE) {
-                let parsed = parse(&text);
-                assert!(parsed.is_ok(), "{VARIABLE}: {}", parsed.err().unwrap_or_default());
-                for (point, nth, teeth) in parsed.unwrap_or_default() {
+            for (variable, teeth) in [(FAULTS, None), (CRASH_AT, Some(Teeth::Abort))] {
+                for (point, nth, teeth) in from_environment(variable, |text| parse(text, teeth)) {
                     armed.points.insert(point, (nth.saturating_sub(1), teeth));
                 }
             }
@@ -46,16 +49,22 @@ fn armed() -> MutexGuard<'static, Armed> {
         .unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What a variable says; a mistake in it ends the program, because a test would show nothing.
+fn from_environment<T: Default>(
+    variable: &str,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> T {
+    let Ok(text) = std::env::var(variable) else { return T::default() };
+    parse(&text).unwrap_or_else(|error| panic!("{variable}: {error}"))
+}
+
 /// Arms a point: its `nth` hit from now (1 = the next) and every later one bites.
 ///
 /// # Panics
 /// If there is no such point.
 pub fn arm(point: &str, nth: u64, teeth: Teeth) {
-    let known = POINTS.iter().find(|name| **name == point);
-    assert!(known.is_some(), "there is no fault point `{point}`; there are {POINTS:?}");
-    if let Some(name) = known {
-        armed().points.insert(name, (nth.saturating_sub(1), teeth));
-    }
+    let name = known(point, teeth).unwrap_or_else(|error| panic!("{error}"));
+    armed().points.insert(name, (nth.saturating_sub(1), teeth));
 }
 
 /// Lets everything pass again.
@@ -64,8 +73,9 @@ pub fn disarm_all() {
 }
 
 fn planted() -> MutexGuard<'static, Option<&'static str>> {
-    static PLANTED: Mutex<Option<&'static str>> = Mutex::new(None);
-    PLANTED.lock().unwrap_or_else(PoisonError::into_inner)
+    static PLANTED: OnceLock<Mutex<Option<&'static str>>> = OnceLock::new();
+    let from = || Mutex::new(from_environment(PLANT, |bug| among(BUGS, "bug", bug).map(Some)));
+    PLANTED.get_or_init(from).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Plants a bug in this process; `None` removes it.
@@ -73,10 +83,29 @@ fn planted() -> MutexGuard<'static, Option<&'static str>> {
 /// # Panics
 /// If there is no such bug.
 pub fn plant(bug: Option<&str>) {
-    *planted() = bug.map(|bug| {
-        let known = BUGS.iter().find(|name| **name == bug);
-        known.copied().unwrap_or_else(|| panic!("there is no bug `{bug}`; there are {BUGS:?}"))
-    });
+    let known = |bug| among(BUGS, "bug", bug).unwrap_or_else(|error| panic!("{error}"));
+    *planted() = bug.map(known);
+}
+
+/// The bound as it is, or as `TAILWAY_BOUNDS` wants it.
+///
+/// # Panics
+/// If there is no such bound.
+pub fn bound(name: &'static str, value: u64) -> u64 {
+    static SMALLER: OnceLock<BTreeMap<&'static str, u64>> = OnceLock::new();
+    assert!(BOUNDS.contains(&name), "there is no bound `{name}`; there are {BOUNDS:?}");
+    let smaller = SMALLER.get_or_init(|| from_environment(SMALL, parse_bounds));
+    smaller.get(name).copied().unwrap_or(value)
+}
+
+/// Ends the process if that is what the point is armed for.
+///
+/// # Panics
+/// If there is no such point.
+pub fn crash(point: &'static str) {
+    assert!(CRASHES.contains(&point), "there is no crash point `{point}`; there are {CRASHES:?}");
+    // Nothing but an end can be armed here.
+    check(point).ok();
 }
 
 /// Whether a bug is planted.
@@ -103,33 +132,57 @@ pub fn check(point: &'static str) -> io::Result<()> {
     match teeth {
         Teeth::Error | Teeth::Once => Err(io::Error::other(format!("fault injected at {point}"))),
         Teeth::Full => Err(io::ErrorKind::StorageFull.into()),
-        Teeth::Abort => std::process::abort(),
+        Teeth::Abort => {
+            // Whoever watches can tell this end from any other.
+            writeln!(io::stderr(), "crash at the armed point {point}").ok();
+            std::process::abort()
+        }
     }
 }
 
-/// `point:nth:teeth[,...]`.
-fn parse(text: &str) -> Result<Vec<(&'static str, u64, Teeth)>, String> {
+/// The name as it stands in one of the lists.
+fn among(list: &[&'static str], what: &str, name: &str) -> Result<&'static str, String> {
+    let known = list.iter().find(|known| **known == name);
+    known.copied().ok_or_else(|| format!("there is no {what} `{name}`; there are {list:?}"))
+}
+
+/// The point that is meant, if it can have these teeth.
+fn known(point: &str, teeth: Teeth) -> Result<&'static str, String> {
+    if teeth != Teeth::Abort {
+        return among(POINTS, "fault point", point);
+    }
+    let bare = point.strip_suffix(".before").unwrap_or(point);
+    among(POINTS, "fault point", bare).or_else(|_| among(CRASHES, "crash point", point))
+}
+
+/// `point:nth:teeth[,...]`, or `point:nth[,...]` with the same teeth for all.
+fn parse(text: &str, teeth: Option<Teeth>) -> Result<Vec<(&'static str, u64, Teeth)>, String> {
     let mut out = Vec::new();
     for item in text.split(',').filter(|item| !item.is_empty()) {
         let parts: Vec<&str> = item.split(':').collect();
-        let [point, nth, teeth] = parts[..] else {
-            return Err(format!("`{item}` is not point:nth:error|once|full|abort"));
+        let (point, nth, teeth) = match (&parts[..], teeth) {
+            ([point, nth], Some(teeth)) => (point, nth, teeth),
+            ([point, nth, "error"], None) => (point, nth, Teeth::Error),
+            ([point, nth, "once"], None) => (point, nth, Teeth::Once),
+            ([point, nth, "full"], None) => (point, nth, Teeth::Full),
+            ([point, nth, "abort"], None) => (point, nth, Teeth::Abort),
+            (_, Some(_)) => return Err(format!("`{item}` is not point:nth")),
+            (_, None) => return Err(format!("`{item}` is not point:nth:error|once|full|abort")),
         };
-        let point = POINTS
-            .iter()
-            .find(|name| **name == point)
-            .ok_or_else(|| format!("no point `{point}`; there are {POINTS:?}"))?;
         let nth = nth.parse().map_err(|_| format!("`{nth}` is not a number in `{item}`"))?;
-        let teeth = match teeth {
-            "error" => Teeth::Error,
-            "once" => Teeth::Once,
-            "full" => Teeth::Full,
-            "abort" => Teeth::Abort,
-            other => {
-                return Err(format!("`{other}` is not error, once, full or abort in `{item}`"));
-            }
-        };
-        out.push((*point, nth, teeth));
+        out.push((known(point, teeth)?, nth, teeth));
+    }
+    Ok(out)
+}
+
+/// `name:value[,...]`.
+fn parse_bounds(text: &str) -> Result<BTreeMap<&'static str, u64>, String> {
+    let mut out = BTreeMap::new();
+    for item in text.split(',').filter(|item| !item.is_empty()) {
+        let (name, value) =
+            item.split_once(':').ok_or_else(|| format!("`{item}` is not name:value"))?;
+        let value = value.parse().map_err(|_| format!("`{value}` is not a number in `{item}`"))?;
+        out.insert(among(BOUNDS, "bound", name)?, value);
     }
     Ok(out)
 }
@@ -158,13 +211,54 @@ mod tests {
     #[test]
     fn the_variable_is_parsed_or_refused() {
         assert_eq!(
-            parse("storage.write:2:full,storage.sync_data:1:abort"),
+            parse("storage.write:2:full,storage.sync_data:1:abort", None),
             Ok(vec![("storage.write", 2, Teeth::Full), ("storage.sync_data", 1, Teeth::Abort)])
         );
+        for bad in [
+            "storage.writ:1:error",
+            "storage.write",
+            "storage.write:x:error",
+            "storage.write:1:no",
+            // It happened already: it cannot fail.
+            "storage.write.after:1:error",
+        ] {
+            assert!(parse(bad, None).is_err(), "{bad}");
+        }
+        assert_eq!(
+            parse(
+                "storage.write.before:2,storage.write.after:1,agent.plan.after:3",
+                Some(Teeth::Abort)
+            ),
+            Ok(vec![
+                ("storage.write", 2, Teeth::Abort),
+                ("storage.write.after", 1, Teeth::Abort),
+                ("agent.plan.after", 3, Teeth::Abort)
+            ])
+        );
+        for bad in ["storage.write:1:abort", "storage.writ.after:1", "agent.plan.after"] {
+            assert!(parse(bad, Some(Teeth::Abort)).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_parsed_or_refused() {
+        let expected = BTreeMap::from([("coordinator.snapshot_every", 4)]);
+        assert_eq!(parse_bounds("coordinator.snapshot_every:4"), Ok(expected));
         for bad in
-            ["storage.writ:1:error", "storage.write", "storage.write:x:error", "storage.write:1:no"]
+            ["coordinator.snapshot_every", "coordinator.snapshot:4", "coordinator.snapshot_every:x"]
         {
-            assert!(parse(bad).is_err(), "{bad}");
+            assert!(parse_bounds(bad).is_err(), "{bad}");
+        }
+        assert_eq!(bound("coordinator.snapshot_every", 1_000), 1_000);
+    }
+
+    /// Each point that can fail can also be ended at, before and after it is done; opening leaves nothing behind.
+    #[test]
+    fn every_fault_point_is_a_crash_point() {
+        for point in POINTS.iter().filter(|point| **point != "storage.open") {
+            for crash in [format!("{point}.before"), format!("{point}.after")] {
+                assert!(CRASHES.contains(&crash.as_str()), "{crash}");
+            }
         }
     }
 

@@ -1,10 +1,13 @@
-//! Named points at which a test build can be made to fail or to crash.
+//! Named points at which a test build can be made to fail or to crash, and named bugs that it can be given.
 //!
-//! `check("storage.sync_data")?` stands where something real may go wrong. Without the feature `faults` it is an empty
-//! inline function. With it, points are armed by `TAILWAY_FAULTS`, read once, or by `arm` in a test:
+//! `check("storage.sync_data")?` stands where something real may go wrong, `crash("broker.ack.before")` where a process may end.
+//! Without the feature `faults` both are empty inline functions. With it, points are armed by the environment, read once,
+//! or by `arm` in a test:
 //! `TAILWAY_FAULTS=storage.sync_data:3:error` fails the third hit and every one after it (`once`: only that one; `full`:
 //! with "no space left"), `storage.rename:1:abort` ends the process there, as a crash would. Commas separate several.
-//! Invariant: a name that is not in `POINTS` is refused when armed, so that a renamed point cannot pass unnoticed.
+//! `TAILWAY_CRASH_AT=storage.write.after:3` is the short form for crashes, `TAILWAY_PLANT=NAME` plants a bug, and
+//! `TAILWAY_BOUNDS=NAME:VALUE` makes a bound small, so that a test reaches it.
+//! Invariant: a name that is not in a list here is refused, so that a renamed one cannot pass unnoticed.
 
 /// Every point there is.
 pub const POINTS: &[&str] = &[
@@ -14,7 +17,46 @@ pub const POINTS: &[&str] = &[
     "storage.sync_data",
     "storage.rename",
     "storage.sync_dir",
+    "storage.remove",
 ];
+
+/// Every point at which a process can be made to end. `X.before` of a point of `POINTS` is that point: nothing is done yet.
+pub const CRASHES: &[&str] = &[
+    "agent.ack.after",
+    "agent.ack.before",
+    "agent.journal_rewrite.after",
+    "agent.journal_rewrite.before",
+    "agent.plan.after",
+    "agent.plan.before",
+    "agent.send.after",
+    "broker.ack.after",
+    "broker.ack.before",
+    "broker.append.after",
+    "broker.append.before",
+    "broker.roll.after",
+    "broker.roll.before",
+    "coordinator.ack.after",
+    "coordinator.ack.before",
+    "coordinator.purge.after",
+    "coordinator.purge.before",
+    "coordinator.snapshot.after",
+    "coordinator.snapshot.before",
+    "storage.remove.after",
+    "storage.remove.before",
+    "storage.rename.after",
+    "storage.rename.before",
+    "storage.set_len.after",
+    "storage.set_len.before",
+    "storage.sync_data.after",
+    "storage.sync_data.before",
+    "storage.sync_dir.after",
+    "storage.sync_dir.before",
+    "storage.write.after",
+    "storage.write.before",
+];
+
+/// Every bound that a test may make smaller.
+pub const BOUNDS: &[&str] = &["agent.journal_rewrite_bytes", "coordinator.snapshot_every"];
 
 /// Every bug that can be planted: a guarded line of production code, broken on order, for simulations and tests to find.
 pub const BUGS: &[&str] = &[
@@ -47,7 +89,21 @@ pub const BUGS: &[&str] = &[
 #[cfg(feature = "faults")]
 mod armed;
 #[cfg(feature = "faults")]
-pub use armed::{Teeth, arm, check, disarm_all, is_planted, plant};
+pub use armed::{Teeth, arm, bound, check, crash, disarm_all, is_planted, plant};
+
+/// The bound as it is.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vanish without the feature")]
+pub fn bound(_name: &'static str, value: u64) -> u64 {
+    value
+}
+
+/// Goes on, at no cost.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vanish without the feature")]
+pub fn crash(_point: &'static str) {}
 
 /// Whether a bug is planted: never, at no cost.
 #[cfg(not(feature = "faults"))]

@@ -52,11 +52,15 @@ impl Disk for FsDisk {
     fn rename(&self, from: &Path, to: &Path) -> Result<(), StorageError> {
         tailway_faults::check("storage.rename")
             .and_then(|()| fs::rename(from, to))
+            .inspect(|()| tailway_faults::crash("storage.rename.after"))
             .map_err(|error| StorageError::io("rename", from, error))
     }
 
     fn remove_file(&self, path: &Path) -> Result<(), StorageError> {
-        fs::remove_file(path).map_err(|error| StorageError::io("remove", path, error))
+        tailway_faults::check("storage.remove")
+            .and_then(|()| fs::remove_file(path))
+            .inspect(|()| tailway_faults::crash("storage.remove.after"))
+            .map_err(|error| StorageError::io("remove", path, error))
     }
 
     fn remove_dir(&self, path: &Path) -> Result<(), StorageError> {
@@ -97,6 +101,7 @@ impl Disk for FsDisk {
         tailway_faults::check("storage.sync_dir")
             .and_then(|()| File::open(path))
             .and_then(|dir| dir.sync_all())
+            .inspect(|()| tailway_faults::crash("storage.sync_dir.after"))
             .map_err(|error| StorageError::io("sync directory", path, error))
     }
 
@@ -156,18 +161,21 @@ impl DiskFile for FsFile {
     fn write_all_at(&self, slices: &[IoSlice<'_>], offset: u64) -> Result<(), StorageError> {
         tailway_faults::check("storage.write")
             .and_then(|()| write_all_at(&self.file, slices, offset))
+            .inspect(|()| tailway_faults::crash("storage.write.after"))
             .map_err(|error| StorageError::io("write", &self.path, error))
     }
 
     fn set_len(&self, len: u64) -> Result<(), StorageError> {
         tailway_faults::check("storage.set_len")
             .and_then(|()| self.file.set_len(len))
+            .inspect(|()| tailway_faults::crash("storage.set_len.after"))
             .map_err(|error| StorageError::io("set length of", &self.path, error))
     }
 
     fn sync_data(&self) -> Result<(), StorageError> {
         tailway_faults::check("storage.sync_data")
             .and_then(|()| self.file.sync_data())
+            .inspect(|()| tailway_faults::crash("storage.sync_data.after"))
             .map_err(|error| StorageError::io("fdatasync", &self.path, error))
     }
 

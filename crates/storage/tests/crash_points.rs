@@ -105,20 +105,21 @@ fn verify(dir: &Path, printed: &str, context: &str) {
 #[test]
 fn what_was_acknowledged_survives_an_end_at_any_point() {
     let mut bitten = 0;
-    for point in tailway_faults::POINTS {
-        for teeth in ["abort", "once"] {
-            for nth in [1, 3, 7] {
-                let dir = tempfile::tempdir().unwrap().keep();
-                let context = format!("{point}:{nth}:{teeth}");
-                let printed = run(&dir, &context);
-                bitten += u32::from(!printed.contains("all is done"));
-                verify(&dir, &printed, &context);
-                // The next process goes on.
-                let printed = run(&dir, "");
-                assert!(printed.contains("all is done"), "{context}, then unharmed: {printed}");
-                std::fs::remove_dir_all(&dir).unwrap();
-            }
+    let ends = tailway_faults::CRASHES.iter().filter(|point| point.starts_with("storage."));
+    let ends = ends.map(|point| (point, "abort"));
+    let failures = tailway_faults::POINTS.iter().map(|point| (point, "once"));
+    for (point, teeth) in ends.chain(failures) {
+        for nth in [1, 3, 7] {
+            let dir = tempfile::tempdir().unwrap().keep();
+            let context = format!("{point}:{nth}:{teeth}");
+            let printed = run(&dir, &context);
+            bitten += u32::from(!printed.contains("all is done"));
+            verify(&dir, &printed, &context);
+            // The next process goes on.
+            let printed = run(&dir, "");
+            assert!(printed.contains("all is done"), "{context}, then unharmed: {printed}");
+            std::fs::remove_dir_all(&dir).unwrap();
         }
     }
-    assert!(bitten > 25, "the faults must bite, or nothing is shown: {bitten}");
+    assert!(bitten > 40, "the faults must bite, or nothing is shown: {bitten}");
 }
