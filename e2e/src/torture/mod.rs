@@ -28,7 +28,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::checks::text;
 use crate::group::need;
-use crate::process::{Process, Signal};
+use crate::process::{self, Process, Signal};
 use crate::programs::Programs;
 use nemesis::Kill;
 pub use options::TortureArgs;
@@ -66,6 +66,8 @@ pub fn run(args: TortureArgs) -> Result<()> {
 fn tortured(args: &TortureArgs, dir: &Path) -> Result<()> {
     let plant = args.plant();
     let programs = if plant.is_some() { Programs::armed()? } else { Programs::built()? };
+    let mut version = Command::new(programs.path("tailway-agent")?);
+    let version = process::run(version.arg("--version"), Duration::from_secs(10))?;
     let begin = Instant::now();
     let (logs, run) = (dir.join("logs"), dir.join("run"));
     std::fs::create_dir(&logs)?;
@@ -102,6 +104,7 @@ fn tortured(args: &TortureArgs, dir: &Path) -> Result<()> {
     let (verdict, odd) = judged(&stage, args)?;
     let log = std::fs::read_to_string(stage.deployment.dir.join("agent.log"))?;
     let report = Report {
+        program: version.trim().to_owned(),
         seed: args.seed,
         broker: args.describe(),
         plant: plant.map(str::to_owned),

@@ -5,7 +5,6 @@ use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Result, ensure};
 use serde::Serialize;
@@ -14,13 +13,14 @@ use super::agent_log::Resolved;
 use super::verdict::is_exact;
 use super::writer::Written;
 use crate::lines::Verdict;
-use crate::programs::repository;
 
 /// Kills of the agent below which their share says nothing.
 const AGENT_KILLS_MIN: usize = 3;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
+    /// Name, version and commit of the agent.
+    pub program: String,
     pub seed: u64,
     pub broker: String,
     pub plant: Option<String>,
@@ -45,6 +45,7 @@ impl fmt::Display for Report {
             self.killed.iter().map(|(part, count)| format!("{part} {count}")).collect();
         let Verdict { read, lost, repeated, foreign, disordered } = self.verdict;
         let Written { lines, renamed, recreated, removed } = self.written;
+        writeln!(f, "{}", self.program)?;
         writeln!(f, "seed {}, broker {}, {} s", self.seed, self.broker, self.seconds)?;
         if let Some(plant) = &self.plant {
             writeln!(f, "planted: {plant}")?;
@@ -106,17 +107,9 @@ impl Report {
 
     /// Adds itself as a section.
     pub fn append_to(&self, path: &Path) -> Result<()> {
-        let mut git = Command::new("git");
-        let head =
-            git.current_dir(repository()).args(["rev-parse", "--short=12", "HEAD"]).output()?;
-        let commit = String::from_utf8_lossy(&head.stdout).trim().to_owned();
         let mut file = File::options().append(true).create(true).open(path)?;
         let variant = &self.broker;
-        writeln!(
-            file,
-            "\n## {variant}, seed {}\n\nCommit {commit}.\n\n```\n{self}\n```",
-            self.seed
-        )?;
+        writeln!(file, "\n## {variant}, seed {}\n\n```\n{self}\n```", self.seed)?;
         Ok(())
     }
 }
