@@ -112,6 +112,12 @@ impl Deployment {
         self.environment.insert(name, value.to_owned());
     }
 
+    /// Has a daemon keep its data elsewhere; before its first start.
+    pub fn move_data(&self, daemon: &str, to: &Path) -> Result<()> {
+        let from = format!("data_dir: {}", self.dir.join(daemon).display());
+        self.configure(daemon, &[(&from, &format!("data_dir: {}", to.display()))])
+    }
+
     /// Changes a daemon's configuration: each of `changes` replaces a text that must be there.
     pub fn configure(&self, daemon: &str, changes: &[(&str, &str)]) -> Result<()> {
         let path = self.dir.join(format!("{daemon}.yaml"));
@@ -183,6 +189,18 @@ impl Deployment {
     /// Takes the process out, for a test that handles its end itself.
     pub fn take(&mut self, daemon: &str) -> Result<Process> {
         self.running.remove(daemon).with_context(|| format!("{daemon} does not run"))
+    }
+
+    /// Puts a process back that was taken out.
+    pub fn put(&mut self, daemon: &'static str, process: Process) {
+        self.running.insert(daemon, process);
+    }
+
+    /// Starts one daemon by a command of the caller's, whatever becomes of it.
+    pub fn start_unready(&mut self, daemon: &'static str, mut command: Command) -> Result<()> {
+        let log = self.dir.join(format!("{daemon}.log"));
+        self.put(daemon, Process::start(daemon, &mut command, &log)?);
+        Ok(())
     }
 
     /// SIGTERM and a clean exit within `PATIENCE`.

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tailway_e2e::checks::{self, failing_disk, filebeat, footprint, hostile};
+use tailway_e2e::checks::{self, filebeat, footprint, hostile, power_cuts};
 use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
 use tailway_e2e::torture::{self, TortureArgs, writer::WriterArgs};
@@ -20,7 +20,7 @@ enum Group {
     Clients { words: Vec<String> },
     /// A real Filebeat.
     Filebeat,
-    /// Failing syscalls.
+    /// Failing syscalls, power cuts, full disks.
     Root { words: Vec<String> },
     /// Mutated frames at a live broker.
     Hostile {
@@ -33,6 +33,8 @@ enum Group {
     Footprint,
     /// kill -9 under a running writer; see `torture`.
     Torture(TortureArgs),
+    /// Power cuts of a broker's disk, as many as wanted.
+    PowerCuts(power_cuts::PowerCutsArgs),
     /// An end at every crash point.
     CrashPoints(CrashPointsArgs),
     /// The writer of a torture.
@@ -46,10 +48,11 @@ fn main() -> Result<()> {
     match Args::parse().group {
         Group::Clients { words } => group::run(&checks::clients(), &words),
         Group::Filebeat => group::run(filebeat::CHECKS, &[]),
-        Group::Root { words } => group::run(failing_disk::CHECKS, &words),
+        Group::Root { words } => group::run(&checks::root(), &words),
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),
         Group::Torture(args) => torture::run(args),
+        Group::PowerCuts(args) => power_cuts::run(&args),
         Group::CrashPoints(args) => crash_points::run_all(&args),
         Group::WriteLines(args) => torture::writer::run(args),
         Group::RecordFrames => checks::record::run(),

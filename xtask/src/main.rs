@@ -34,7 +34,7 @@ enum Task {
     Clients(Filter),
     /// A real Filebeat delivering to the broker; built from its Go module the first time (needs kcat, go).
     Filebeat,
-    /// Checks that need root or ptrace: failing syscalls, an unprivileged user.
+    /// Checks that need root or ptrace: failing syscalls, power cuts, full disks.
     E2eRoot(Filter),
     /// Mutated frames at a live broker's socket.
     Hostile {
@@ -62,6 +62,12 @@ enum Task {
     /// Ends each daemon at every crash point in turn; `--help` after `--` has the rest.
     CrashPoints {
         /// Passed on: --seed S, --hits N, and words that points must contain.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Cuts the power of a broker's disk again and again, under a foreign client (root, xfsprogs).
+    PowerCuts {
+        /// Passed on: --cuts N, --seed S.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
@@ -104,6 +110,7 @@ fn main() -> Result<ExitCode> {
             .args(args)),
         Task::Torture { args } => e2e(&root, "torture", args),
         Task::CrashPoints { args } => e2e(&root, "crash-points", args),
+        Task::PowerCuts { args } => e2e(&root, "power-cuts", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
     }?;
     Ok(ExitCode::SUCCESS)

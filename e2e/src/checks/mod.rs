@@ -3,6 +3,7 @@
 //! Each check starts its own processes in its own folder; none depends on another's leftovers.
 
 pub mod cli;
+pub mod disk_full;
 pub mod failing_disk;
 pub mod filebeat;
 pub mod footprint;
@@ -12,8 +13,10 @@ pub mod hostile;
 pub mod kafka_tools;
 pub mod kcat;
 pub mod libraries;
+pub mod mounts;
 pub mod on_disk;
 pub mod pipeline;
+pub mod power_cuts;
 pub mod readme;
 pub mod record;
 
@@ -43,6 +46,11 @@ pub fn clients() -> Vec<Check> {
     .concat()
 }
 
+/// Everything that needs root.
+pub fn root() -> Vec<Check> {
+    [failing_disk::CHECKS, power_cuts::CHECKS, disk_full::CHECKS].concat()
+}
+
 /// A running deployment with one small input file, in a folder that lives as long as it does.
 pub struct Bench {
     pub deployment: Deployment,
@@ -63,9 +71,19 @@ impl Bench {
 
     /// `tailway topic create NAME` with settings.
     pub fn create_topic(&self, name: &str, partitions: u32, configs: &[&str]) -> Result<()> {
+        Self::create(&self.deployment, name, partitions, configs)
+    }
+
+    /// The same in any deployment.
+    pub fn create(
+        deployment: &Deployment,
+        name: &str,
+        partitions: u32,
+        configs: &[&str],
+    ) -> Result<()> {
         let mut command = Command::new(Programs::built()?.path("tailway")?);
         command.args(["topic", "create", name, "--partitions", &partitions.to_string()]);
-        command.args(["--bootstrap", self.deployment.dev.plaintext()?]);
+        command.args(["--bootstrap", deployment.dev.plaintext()?]);
         for config in configs {
             command.args(["--config", config]);
         }
