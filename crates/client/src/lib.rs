@@ -21,6 +21,7 @@ mod membership;
 mod metadata;
 mod partitioner;
 pub mod produce;
+mod producers;
 mod requests;
 mod route;
 
@@ -36,5 +37,6 @@ pub use group::{GroupConsumer, GroupOptions};
 pub use machine::pipeline::ProducerIdentity;
 pub use metadata::{BrokerInfo, ClusterMetadata, PartitionInfo, TopicInfo};
 pub use produce::{PartitionSender, Producer, ProducerOptions};
+pub use producers::ActiveProducer;
 pub use tailway_metadata::ids::TopicPartition;
 pub use tailway_net::{ClientTls, ClientTlsFiles, HostPort};

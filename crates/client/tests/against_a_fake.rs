@@ -11,8 +11,8 @@ use bytes::Bytes;
 use fake::Cluster;
 use tailway_client::produce::{PartitionSender, ProducerRecord, SenderEvent, SenderOptions};
 use tailway_client::{
-    Acks, Client, ClientConfig, ClientError, Consumer, ConsumerOptions, ProduceError, Producer,
-    ProducerIdentity, ProducerOptions, StartAt, TopicPartition,
+    Acks, ActiveProducer, Client, ClientConfig, ClientError, Consumer, ConsumerOptions,
+    ProduceError, Producer, ProducerIdentity, ProducerOptions, StartAt, TopicPartition,
 };
 use tailway_wire::api::ApiKey;
 use tailway_wire::error_code::ErrorCode;
@@ -285,4 +285,63 @@ async fn errors_name_the_broker_the_cause_and_the_next_command() {
     let error = Client::new(nowhere).describe_cluster().await.unwrap_err().to_string();
     assert!(error.starts_with("no broker could be reached:\n  cannot connect to"), "{error}");
     assert!(error.contains("connection refused"), "{error}");
+}
+
+/// A broker that lists DescribeProducers beside what a test needs.
+fn with_describe_producers(cluster: &Cluster, served: bool) {
+    cluster.with(|state| {
+        let apis = tailway_wire::api::served(tailway_wire::api::Server::Broker);
+        let listed = apis.into_iter().map(|(key, v)| (key, v.min, v.max));
+        let mut listed: Vec<_> =
+            listed.filter(|(key, ..)| *key != ApiKey::DescribeProducers).collect();
+        if served {
+            listed.push((ApiKey::DescribeProducers, 0, 0));
+        }
+        state.versions = Some(listed);
+    });
+}
+
+#[tokio::test]
+async fn the_leader_tells_of_its_producers_or_why_not() {
+    let partition = TopicPartition::new("logs", 0);
+    let cluster = Cluster::start(2).await;
+    with_describe_producers(&cluster, true);
+    cluster.add_topic("logs", 1);
+    let client = client(&cluster);
+    assert_eq!(client.describe_producers(&partition).await.unwrap(), []);
+    let options = ProducerOptions { linger: Duration::ZERO, ..ProducerOptions::default() };
+    let producer = Producer::new(client.clone(), options);
+    for text in ["a", "b"] {
+        producer.send("logs", value(text)).await.unwrap().wait().await.unwrap();
+    }
+    let told = ActiveProducer { producer_id: 1, producer_epoch: 0, last_sequence: 1 };
+    assert_eq!(client.describe_producers(&partition).await.unwrap(), [told]);
+    // The leader is another one now, and only it can tell; what passes is tried again.
+    cluster.with(|state| {
+        state.leader = 1;
+        state.describe_producers_refused.push_back(ErrorCode::NOT_LEADER_OR_FOLLOWER);
+    });
+    assert_eq!(client.describe_producers(&partition).await.unwrap(), [told]);
+    for (code, no_permission) in [
+        (ErrorCode::TOPIC_AUTHORIZATION_FAILED, true),
+        (ErrorCode::CLUSTER_AUTHORIZATION_FAILED, true),
+        (ErrorCode::UNKNOWN_SERVER_ERROR, false),
+    ] {
+        cluster.with(|state| state.describe_producers_refused.push_back(code));
+        let error = client.describe_producers(&partition).await.unwrap_err();
+        assert_eq!(error.code(), Some(code), "{error}");
+        assert_eq!(error.cannot_describe_producers(), no_permission, "{error}");
+        assert_eq!(error.is_no_permission(), no_permission, "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_broker_without_describe_producers_is_named() {
+    let cluster = Cluster::start(1).await;
+    with_describe_producers(&cluster, false);
+    cluster.add_topic("logs", 1);
+    let asked = client(&cluster).describe_producers(&TopicPartition::new("logs", 0)).await;
+    let error = asked.unwrap_err();
+    assert!(error.cannot_describe_producers() && !error.is_no_permission(), "{error}");
+    assert!(error.to_string().contains("serves DescribeProducers not at all"), "{error}");
 }

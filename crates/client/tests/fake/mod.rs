@@ -14,6 +14,9 @@ use tailway_wire::error_code::ErrorCode;
 use tailway_wire::fetch::{FetchResponse, FetchableTopic, FetchedPartition};
 use tailway_wire::frame::{self, RequestHeader};
 use tailway_wire::messages::api_versions_response::ApiVersion;
+use tailway_wire::messages::describe_producers_response::{
+    PartitionResponse, ProducerState, TopicResponse,
+};
 use tailway_wire::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
@@ -21,8 +24,9 @@ use tailway_wire::messages::metadata_response::{
     MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
 use tailway_wire::messages::{
-    ApiVersionsResponse, BrokerId, FetchRequest, InitProducerIdResponse, ListOffsetsRequest,
-    ListOffsetsResponse, MetadataRequest, MetadataResponse, StrBytes, TopicName,
+    ApiVersionsResponse, BrokerId, DescribeProducersRequest, DescribeProducersResponse,
+    FetchRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
+    MetadataResponse, StrBytes, TopicName,
 };
 use tailway_wire::produce::{
     PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
@@ -89,6 +93,8 @@ pub(crate) struct State {
     pub(crate) requests: Vec<(i32, ApiKey, i16)>,
     /// So many ListOffsets requests are refused.
     pub(crate) list_offsets_refused: u32,
+    /// Answers to the next DescribeProducers requests.
+    pub(crate) describe_producers_refused: VecDeque<ErrorCode>,
     next_producer_id: i64,
     pub(crate) group: group::Group,
 }
@@ -172,6 +178,11 @@ fn answer(id: i32, frame: Bytes, state: &mut State) -> Option<Vec<Bytes>> {
         ApiKey::Fetch => {
             let request: FetchRequest = frame::decode_request(body, version).unwrap();
             Some(fetch(id, &request, state).encode(version, header.correlation_id).unwrap())
+        }
+        ApiKey::DescribeProducers => {
+            let request: DescribeProducersRequest = frame::decode_request(body, version).unwrap();
+            let response = describe_producers(id, &request, state);
+            Some(vec![frame::encode_response(&header, &response).unwrap()])
         }
         ApiKey::ListOffsets => {
             let request: ListOffsetsRequest = frame::decode_request(body, version).unwrap();
@@ -298,6 +309,31 @@ fn cut(log: &Log, offset: i64) -> Vec<Bytes> {
     let first = batches.next().map(|(_, _, bytes)| bytes.clone());
     let second = batches.next().map(|(_, _, bytes)| bytes.slice(..bytes.len() / 2));
     first.into_iter().chain(second).collect()
+}
+
+fn describe_producers(
+    id: i32,
+    request: &DescribeProducersRequest,
+    state: &mut State,
+) -> DescribeProducersResponse {
+    let topic = &request.topics[0];
+    let index = topic.partition_indexes[0];
+    let answer = PartitionResponse::default().with_partition_index(index);
+    let log = &state.topics[topic.name.as_str()][usize::try_from(index).unwrap()];
+    let refused = state.describe_producers_refused.pop_front();
+    let answer = if let Some(code) = refused {
+        answer.with_error_code(code.code())
+    } else if id == state.leader {
+        let producer = |(id, (next, ..)): (&i64, &(i32, i32, i64))| {
+            ProducerState::default().with_producer_id((*id).into()).with_last_sequence(next - 1)
+        };
+        answer.with_active_producers(log.producers.iter().map(producer).collect())
+    } else {
+        answer.with_error_code(ErrorCode::NOT_LEADER_OR_FOLLOWER.code())
+    };
+    let topic =
+        TopicResponse::default().with_name(topic.name.clone()).with_partitions(vec![answer]);
+    DescribeProducersResponse::default().with_topics(vec![topic])
 }
 
 fn list_offsets(request: &ListOffsetsRequest, state: &mut State) -> ListOffsetsResponse {
