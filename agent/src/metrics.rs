@@ -12,6 +12,9 @@ pub struct AgentMetrics {
     pub batches_sent: Counter,
     pub batch_bytes_sent: Counter,
     pub records_resent: Counter,
+    pub plans_found: Counter,
+    pub plans_resent: Counter,
+    pub plans_sent_anew: Counter,
     pub records_repeated: Counter,
     pub records_unproven: Counter,
     pub retries: Counter,
@@ -48,6 +51,18 @@ impl AgentMetrics {
             records_resent: counter(
                 "tailway_agent_records_resent",
                 "Events sent again because their batch was looked for and not found",
+            ),
+            plans_found: counter(
+                "tailway_agent_plans_found",
+                "Batches that were in doubt and are stored",
+            ),
+            plans_resent: counter(
+                "tailway_agent_plans_resent",
+                "Batches that were in doubt and are sent again as they were",
+            ),
+            plans_sent_anew: counter(
+                "tailway_agent_plans_sent_anew",
+                "Batches that were in doubt, are not stored, and whose lines are sent anew",
             ),
             records_repeated: counter(
                 "tailway_agent_records_repeated",

@@ -3,6 +3,8 @@
 
 #[path = "exactly_once/after_a_kill.rs"]
 mod after_a_kill;
+#[path = "exactly_once/asked_or_looked_for.rs"]
+mod asked_or_looked_for;
 mod common;
 #[path = "exactly_once/in_doubt_for_long.rs"]
 mod in_doubt_for_long;

@@ -48,6 +48,10 @@ const PLANTS: &[Plant] = &[
         "agent.doubts_sent_anew",
         "batches in doubt are sent again under a new identity, unlooked for",
     ),
+    plant(
+        "agent.expired_producer_resent",
+        "a batch of a producer that the leader does not remember is sent again, unlooked for",
+    ),
     plant("agent.offset_before_ack", "the journal has a batch acknowledged as soon as it is sent"),
     plant("agent.plan_not_saved", "a batch is sent without its plan in the journal"),
     plant("broker.ack_before_sync", "a flush counts as durable as soon as it is ordered"),

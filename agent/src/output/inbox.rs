@@ -66,6 +66,12 @@ pub enum Message {
         lane: LaneId,
         records: i64,
     },
+    /// Records were sent again, and nobody may look whether they are there twice.
+    Unproven {
+        lane: LaneId,
+        records: i32,
+        why: String,
+    },
     /// The journal is durable up to a point, or will never be again.
     Synced(Result<Synced, StorageError>),
     /// Send what is there, and end within this time.

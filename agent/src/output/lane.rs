@@ -19,7 +19,7 @@ use tailway_wire::record::{BatchBuilder, stamp_producer};
 use tokio::sync::mpsc;
 
 use super::inbox::LaneId;
-use super::link::Command;
+use super::link::{Command, Proof};
 use super::parcel::{Buffer, Entry, Parcel};
 use super::resolve::{Doubt, LookFrom};
 use crate::machine::identity::{Generation, Marker};
@@ -59,6 +59,8 @@ pub struct Lane {
     pub trouble: Option<String>,
     /// Why something may have been sent twice, if it may.
     pub repeated: Option<String>,
+    /// How it was found out what became of batches in doubt, the last time.
+    pub looked: Option<String>,
     /// What was looked for in vain may have been deleted; it was looked for below this offset.
     pub unproven_below: Option<i64>,
     phase: Phase,
@@ -91,6 +93,7 @@ impl Lane {
             waiting: BTreeSet::new(),
             trouble: None,
             repeated: None,
+            looked: None,
             unproven_below: None,
             phase: Phase::Beginning,
             next_sequence: 0,
@@ -252,9 +255,9 @@ impl Lane {
     }
 
     /// Asks the link to find out about `doubts`.
-    pub fn resolve(&mut self, doubts: Vec<Doubt>, from: LookFrom, settle: bool) {
+    pub fn resolve(&mut self, doubts: Vec<Doubt>, from: LookFrom, settle: bool, proof: Proof) {
         self.phase = Phase::Beginning;
-        drop(self.commands.try_send(Command::Resolve { doubts, from, settle }));
+        drop(self.commands.try_send(Command::Resolve { doubts, from, settle, proof }));
     }
 
     /// Asks the link to get ready to send under this identity from sequence 0 on, `None`: under

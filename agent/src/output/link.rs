@@ -1,7 +1,8 @@
 //! One partition's task: find out what is in doubt, get a producer identity, send.
 //!
 //! The shipper's lane says `Resolve` once at its start and again after its pipeline stopped, and is
-//! told which doubtful batches are stored. Then it says `Start`, with those of an earlier process
+//! told which doubtful batches are stored: by the leader's memory of its producers where that says
+//! it all, else by a scan. Where neither is allowed, it is told that, and nothing is known. Then it says `Start`, with those of an earlier process
 //! that are to be sent again as they were, and from then on batches go out in the order in which
 //! they come. Until something works it is tried again, and what is in the way is told.
 //!
@@ -19,18 +20,20 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tailway_client::admin::ConfigResource;
 use tailway_client::machine::pipeline::{
     Ack, PipelineOptions, ProducerIdentity, SequencedBatch, StopReason,
 };
 use tailway_client::produce::{SenderEvent, SenderOptions};
-use tailway_client::{Client, ClientError, PartitionSender, TopicPartition};
+use tailway_client::{Admin, Client, ClientError, PartitionSender, TopicPartition};
 use tailway_daemon::Stop;
 use tailway_net::backoff::Backoff;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::inbox::{Inbox, LaneId, Message};
-use super::resolve::{Doubt, LookFrom, Scanned, offset_of, scan};
+use super::resolve::{Doubt, LookFrom, Scanned, Standing, end_offset, judge, offset_of, scan};
+use super::second_look::{Missing, end_of, records_repeated};
 use super::topic::TopicFound;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(100);
@@ -40,11 +43,14 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// Second looks under way; of more, the oldest is given up.
 const LOOKS_MAX: usize = 16;
 
+/// After so many milliseconds without a batch a broker forgets a producer.
+const PRODUCER_EXPIRATION: &str = "producer.id.expiration.ms";
+
 /// What the lane wants.
 #[derive(Debug)]
 pub enum Command {
     /// Find out about `doubts`. `settle`: requests may still be on their way.
-    Resolve { doubts: Vec<Doubt>, from: LookFrom, settle: bool },
+    Resolve { doubts: Vec<Doubt>, from: LookFrom, settle: bool, proof: Proof },
     /// Get ready to send under `identity`, or under one that was never used. `resent`, with their
     /// counts of records, are the first batches, from `first_sequence` on; an earlier process has
     /// sent them.
@@ -53,13 +59,38 @@ pub enum Command {
     Batch { bytes: Bytes, count: i32 },
 }
 
+/// What is to be known of a doubtful batch that the leader has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// That it has it: whoever sends it again learns the rest from the answer.
+    Appended,
+    /// That it is committed. It is waited for.
+    Committed,
+}
+
+/// How it became known what became of the doubts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum How {
+    /// There was nothing to find out.
+    Nothing,
+    /// The leader told of its producers.
+    Described,
+    /// The partition was scanned; the reason, if the leader does not tell.
+    Scanned(Option<String>),
+    /// Not at all: nothing of it is allowed, for this reason.
+    Blind(String),
+}
+
 /// What became of the doubts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     /// What is looked for later lies behind this offset.
     pub scan_from: i64,
-    /// Base offsets of the doubtful batches that are stored.
-    pub found: Vec<Option<i64>>,
+    /// What is known of each doubtful batch.
+    pub found: Vec<Standing>,
+    pub how: How,
+    /// Somebody else sends under the producer of a doubtful batch.
+    pub usurped: bool,
     /// The first of the offsets that were deleted before they could be looked at, if any were.
     pub deleted_from: Option<i64>,
     /// Everything below it was looked at.
@@ -80,63 +111,9 @@ pub struct Link {
     pub inbox: Inbox,
 }
 
-/// Most batches that are looked for a second time; of more, the oldest are left.
-const MISSING_MAX: usize = 64;
-
-/// Doubtful batches that were not there at the first look, which ended at `looked_to`, and how
-/// often each may be there later.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Missing {
-    doubts: Vec<(Doubt, u32)>,
-    looked_to: i64,
-}
-
-impl Missing {
-    fn of(doubts: &[Doubt], resolved: &Resolved) -> Self {
-        let missing = doubts.iter().zip(&resolved.found).filter(|(_, found)| found.is_none());
-        let doubts = missing.map(|(doubt, _)| (*doubt, 0)).collect();
-        Self { doubts, looked_to: resolved.looked_to }
-    }
-
-    /// Adds those of a later look.
-    fn join(&mut self, later: Missing) {
-        if self.doubts.is_empty() {
-            *self = later;
-            return;
-        }
-        self.looked_to = self.looked_to.min(later.looked_to);
-        for (doubt, allowed) in later.doubts {
-            self.doubts.retain(|(known, _)| *known != doubt);
-            self.doubts.push((doubt, allowed));
-        }
-        self.doubts.drain(..self.doubts.len().saturating_sub(MISSING_MAX));
-    }
-
-    /// What to look for between `looked_to` and `end`, where an acknowledged batch ends (`None`:
-    /// it does not say), if anything. It is asked for once.
-    fn take_before(&mut self, end: Option<i64>) -> Vec<(Doubt, u32)> {
-        let Some(end) = end else { return Vec::new() };
-        let doubts = std::mem::take(&mut self.doubts);
-        if end > self.looked_to { doubts } else { Vec::new() }
-    }
-}
-
 fn is_other(known: &TopicFound, found: &TopicFound) -> bool {
     let differ = |a: &str, b: &str| !a.is_empty() && !b.is_empty() && a != b;
     differ(&known.cluster, &found.cluster) || differ(&known.topic_id, &found.topic_id)
-}
-
-/// Where the acknowledged batch ends, if it says.
-fn end_of(ack: &Ack) -> Option<i64> {
-    (ack.base_offset >= 0).then(|| ack.base_offset + i64::from(ack.record_count))
-}
-
-/// Records that are stored more often than they may be.
-fn records_repeated(doubts: &[(Doubt, u32)], scanned: &Scanned) -> i64 {
-    let of = |((doubt, allowed), copies): (&(Doubt, u32), &u32)| {
-        i64::from(copies.saturating_sub(*allowed)) * i64::from(doubt.record_count())
-    };
-    doubts.iter().zip(&scanned.copies).map(of).sum()
 }
 
 /// What a task keeps from one pipeline to the next.
@@ -147,6 +124,8 @@ struct Memory {
     /// Of the last look, before it is known whether it is sent again as it was.
     fresh: Missing,
     looks: JoinSet<()>,
+    /// How long a batch without an answer is sent again, once that is known.
+    patience: Option<Duration>,
 }
 
 impl Link {
@@ -157,6 +136,7 @@ impl Link {
             missing: Missing::default(),
             fresh: Missing::default(),
             looks: JoinSet::new(),
+            patience: None,
         };
         while self.turn(&mut memory, &mut commands, &mut stop).await.is_some() {}
     }
@@ -168,7 +148,7 @@ impl Link {
         stop: &mut Stop,
     ) -> Option<()> {
         match stop.unless(commands.recv()).await?? {
-            Command::Resolve { doubts, from, settle } => {
+            Command::Resolve { doubts, from, settle, proof } => {
                 if settle {
                     stop.unless(tokio::time::sleep(SETTLE)).await?;
                 }
@@ -180,7 +160,7 @@ impl Link {
                         return Some(());
                     }
                 }
-                let look = || self.look(&doubts, from);
+                let look = || self.look(&doubts, from, proof);
                 let resolved = self.until_it_works(look, stop).await?;
                 memory.fresh = Missing::of(&doubts, &resolved);
                 self.inbox.send(Message::Resolved { lane: self.lane, resolved });
@@ -247,17 +227,82 @@ impl Link {
         self.inbox.send(Message::Moved { lane: self.lane, found });
     }
 
-    async fn look(&self, doubts: &[Doubt], from: LookFrom) -> Result<Resolved, ClientError> {
+    async fn look(
+        &self,
+        doubts: &[Doubt],
+        from: LookFrom,
+        proof: Proof,
+    ) -> Result<Resolved, ClientError> {
         let scan_from = offset_of(&self.client, &self.partition, from).await?;
-        let mut resolved =
-            Resolved { scan_from, found: Vec::new(), deleted_from: None, looked_to: scan_from };
-        if !doubts.is_empty() {
-            let scanned = scan(&self.client, &self.partition, scan_from, None, doubts).await?;
-            resolved.found = scanned.found;
-            resolved.deleted_from = scanned.deleted_from;
-            resolved.looked_to = scanned.end;
+        let mut resolved = Resolved {
+            scan_from,
+            found: Vec::new(),
+            how: How::Nothing,
+            usurped: false,
+            deleted_from: None,
+            looked_to: scan_from,
+        };
+        if doubts.is_empty() {
+            return Ok(resolved);
         }
+        // Whatever is appended after the question lies behind this.
+        let end = end_offset(&self.client, &self.partition).await?;
+        let (told, untold) = match self.client.describe_producers(&self.partition).await {
+            Ok(producers) => (doubts.iter().map(|doubt| judge(doubt, &producers)).collect(), None),
+            Err(error) if error.cannot_describe_producers() => {
+                (vec![None; doubts.len()], Some(error.to_string()))
+            }
+            Err(error) => return Err(error),
+        };
+        let enough = |standing: &Option<Standing>| match standing {
+            Some(Standing::Appended) => proof == Proof::Appended,
+            standing => standing.is_some(),
+        };
+        let is_known = told.iter().all(enough);
+        if is_known || tailway_faults::is_planted("agent.expired_producer_resent") {
+            resolved.found = told.iter().map(|told| told.unwrap_or(Standing::Missing)).collect();
+            resolved.how = How::Described;
+            resolved.looked_to = end;
+            return Ok(resolved);
+        }
+        let scanned = match scan(&self.client, &self.partition, scan_from, None, doubts).await {
+            Ok(scanned) => scanned,
+            Err(error) if error.is_no_permission() => {
+                resolved.found = vec![Standing::Missing; doubts.len()];
+                resolved.how = How::Blind(error.to_string());
+                return Ok(resolved);
+            }
+            Err(error) => return Err(error),
+        };
+        resolved.found = self.found(&told, &scanned)?;
+        resolved.how = How::Scanned(untold);
+        resolved.usurped = scanned.usurped;
+        resolved.deleted_from = scanned.deleted_from;
+        resolved.looked_to = scanned.end;
         Ok(resolved)
+    }
+
+    /// What a scan and the leader's memory say together. What the leader has and the scan did not
+    /// find is above the high watermark: a failover may still take it, so it is looked for again.
+    fn found(
+        &self,
+        told: &[Option<Standing>],
+        scanned: &Scanned,
+    ) -> Result<Vec<Standing>, ClientError> {
+        let each = told.iter().zip(&scanned.found);
+        each.map(|(told, offset)| match (offset, told) {
+            (Some(offset), _) => Ok(Standing::Stored(*offset)),
+            // Retention deleted it: only what is committed is deleted.
+            (None, Some(Standing::Appended)) if scanned.deleted_from.is_some() => {
+                Ok(Standing::Stored(-1))
+            }
+            (None, Some(Standing::Appended)) => Err(ClientError::Usage(format!(
+                "{} has a batch in doubt that its replicas do not have yet; waiting for them",
+                self.partition
+            ))),
+            (None, _) => Ok(Standing::Missing),
+        })
+        .collect()
     }
 
     /// Sends until the pipeline stops (`Some`), or nobody wants to send any more.
@@ -269,8 +314,13 @@ impl Link {
         commands: &mut mpsc::Receiver<Command>,
         stop: &mut Stop,
     ) -> Option<()> {
+        let patience = match memory.patience {
+            Some(patience) => patience,
+            None => stop.unless(self.patience()).await?,
+        };
+        memory.patience = Some(patience);
         let pipeline = PipelineOptions {
-            delivery_timeout: Some(self.delivery_timeout),
+            delivery_timeout: Some(patience),
             sent_before: resent.len(),
             ..PipelineOptions::default()
         };
@@ -295,6 +345,9 @@ impl Link {
                 () = stop.requested() => return None,
                 event = events.recv() => match event? {
                     SenderEvent::Acked(ack) => {
+                        if resent_left > 0 {
+                            memory.missing.settle(&ack);
+                        }
                         resent_left = resent_left.saturating_sub(1);
                         if resent_left == 0 {
                             self.look_again(memory, &ack);
@@ -326,6 +379,23 @@ impl Link {
         }
     }
 
+    /// How long a batch without an answer is sent again: not for so long that the broker may have
+    /// forgotten the producer, and with it that it has the batch. A broker that does not tell has
+    /// Kafka's default, which is far longer than ours.
+    async fn patience(&self) -> Duration {
+        let asked = async {
+            let leader = self.client.route(&self.partition).await?.leader;
+            Admin::new(self.client.clone()).describe_configs(&ConfigResource::Broker(leader)).await
+        };
+        let configs = asked.await.unwrap_or_default();
+        let expiration = configs.iter().find(|entry| entry.name == PRODUCER_EXPIRATION);
+        let expiration = expiration.and_then(|entry| entry.value.as_ref()?.parse().ok());
+        match expiration.map(Duration::from_millis) {
+            Some(expiration) => self.delivery_timeout.min(expiration / 2),
+            None => self.delivery_timeout,
+        }
+    }
+
     /// A topic that was deleted is created anew, as it was the first time.
     async fn create_if_gone(&self) {
         let topic = &self.partition.topic;
@@ -350,13 +420,19 @@ impl Link {
             self.tell_trouble("too many batches wait to be looked for again".to_owned());
             return;
         }
-        let (link, from) = (self.clone(), memory.missing.looked_to);
+        let (link, from) = (self.clone(), memory.missing.from);
         let look = async move {
-            let wanted: Vec<Doubt> = doubts.iter().map(|(doubt, _)| *doubt).collect();
+            let wanted: Vec<Doubt> = doubts.iter().map(|(doubt, _)| doubt.clone()).collect();
             let mut backoff = link.backoff();
             let scanned = loop {
                 match scan(&link.client, &link.partition, from, end, &wanted).await {
                     Ok(scanned) => break scanned,
+                    Err(error) if error.is_no_permission() => {
+                        let records = wanted.iter().map(Doubt::record_count).sum();
+                        let (lane, why) = (link.lane, error.to_string());
+                        link.inbox.send(Message::Unproven { lane, records, why });
+                        return;
+                    }
                     Err(error) => link.tell_trouble(format!("cannot look again: {error}")),
                 }
                 tokio::time::sleep(backoff.next_pause()).await;
@@ -375,72 +451,5 @@ impl Link {
 
     fn tell_stopped(&self, reason: StopReason, open: Vec<SequencedBatch>) {
         self.inbox.send(Message::Stopped { lane: self.lane, reason, open });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn missing(sequences: std::ops::Range<i32>, looked_to: i64) -> Missing {
-        let doubt = |n| {
-            let (producer_id, producer_epoch) = (1, 0);
-            (Doubt { producer_id, producer_epoch, first_sequence: n, last_sequence: n }, 0)
-        };
-        Missing { doubts: sequences.map(doubt).collect(), looked_to }
-    }
-
-    fn ack(base_offset: i64) -> Ack {
-        let (base_sequence, record_count) = (0, 1);
-        Ack { base_sequence, record_count, base_offset, log_append_time: -1, leader_epoch: 0 }
-    }
-
-    #[test]
-    fn the_second_look_is_at_the_first_acknowledgement_that_says_where() {
-        // Offsets of acknowledgements as they come, and how many batches are looked for at each.
-        let cases: [(&[i64], &[usize]); 5] = [
-            (&[101, 102], &[3, 0]),
-            (&[-1, 105, 106], &[0, 3, 0]),
-            (&[-1, -1, 101], &[0, 0, 3]),
-            // Where nothing is that was not looked at; below it, the topic is another one.
-            (&[99, 101], &[0, 0]),
-            (&[7, 101], &[0, 0]),
-        ];
-        for (acked, expected) in cases {
-            let mut missing = missing(0..3, 100);
-            let looked: Vec<usize> =
-                acked.iter().map(|at| missing.take_before(end_of(&ack(*at))).len()).collect();
-            assert_eq!(looked, expected, "{acked:?}");
-        }
-    }
-
-    #[test]
-    fn a_pipeline_that_stopped_hands_on_what_it_did_not_look_for() {
-        let mut all = Missing::default();
-        all.join(missing(0..2, 100));
-        assert_eq!(all, missing(0..2, 100));
-        all.join(missing(2..3, 120));
-        assert_eq!(all, missing(0..3, 100), "from where the first look ended");
-        all.join(missing(3..200, 130));
-        assert_eq!(all, missing(200 - 64..200, 100), "a bound");
-        assert_eq!(all.take_before(Some(131)).len(), 64);
-        all.join(missing(0..0, 150));
-        assert_eq!(all, missing(0..0, 150));
-    }
-
-    #[test]
-    fn what_is_there_more_often_than_it_may_be_is_counted() {
-        let of = |allowed: u32, copies: u32| {
-            let mut doubts = missing(0..1, 0).doubts;
-            doubts[0].0.last_sequence = 9;
-            doubts[0].1 = allowed;
-            let scanned =
-                Scanned { found: vec![None], copies: vec![copies], deleted_from: None, end: 0 };
-            records_repeated(&doubts, &scanned)
-        };
-        let cases = [(0, 0, 0), (0, 1, 10), (1, 0, 0), (1, 1, 0), (1, 2, 10), (0, 2, 20)];
-        for (allowed, copies, records) in cases {
-            assert_eq!(of(allowed, copies), records, "{copies} of {allowed}");
-        }
     }
 }

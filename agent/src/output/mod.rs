@@ -10,4 +10,5 @@ pub mod lane;
 pub mod link;
 pub mod parcel;
 pub mod resolve;
+mod second_look;
 pub mod topic;

@@ -172,7 +172,7 @@ fn build(
 }
 
 /// `generation:from-to` of the first range; of more, their number and a hash of all.
-fn origin(ranges: &[Range]) -> String {
+pub fn origin(ranges: &[Range]) -> String {
     let text = |range: &Range| format!("{}:{}-{}", range.generation, range.from, range.to);
     let Some(first) = ranges.first() else { return String::new() };
     let mut origin = text(first);

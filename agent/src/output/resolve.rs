@@ -1,28 +1,41 @@
-//! What became of batches that were sent but never acknowledged to us: they are looked for.
+//! What became of batches that were sent but never acknowledged to us: they are asked for, or looked for.
 //!
 //! No two processes or pipelines begin anew under the same producer id and epoch, so a batch with
-//! that id, epoch and sequences is the planned one and nothing else. The partition is scanned,
-//! headers only, from the offset behind the last acknowledged batch to the high watermark. What
-//! retention has deleted of it proves nothing, and that is told; a partition that ends before the
-//! place to look from is another one than it was, and is looked at from its start.
+//! that id, epoch and sequences is the planned one and nothing else; in another cluster the id may
+//! be somebody else's, so the origin header must be the plan's as well. The leader tells what it
+//! remembers of a producer (`judge`): its sequences are appended or not, at once, however much
+//! others wrote meanwhile. Appended is not committed, so that is no proof yet. Where it remembers
+//! nothing, or does not tell, the partition is scanned, headers only, from the offset behind the
+//! last acknowledged batch to the high watermark. What retention has deleted of it proves nothing,
+//! and that is told; a partition that ends before the place to look from is another one than it
+//! was, and is looked at from its start.
 
 use std::time::Duration;
 
-use tailway_client::{Client, ClientError, FetchFrom, FetchLimits, OffsetSpec, TopicPartition};
+use tailway_client::{
+    ActiveProducer, Client, ClientError, FetchFrom, FetchLimits, OffsetSpec, TopicPartition,
+};
 use tailway_wire::error_code::ErrorCode;
-use tailway_wire::record::{BatchHeader, BatchIter};
+use tailway_wire::record::{Batch, BatchIter};
 
+use super::parcel::ORIGIN_HEADER;
 use crate::machine::ledger::record_count;
 
 const FETCH_BYTES: i32 = 1 << 20;
+/// A batch is decompressed only to read the header of its first record, and was made by an agent.
+const BATCH_BYTES_MAX: usize = 256 << 20;
 
 /// A batch that may or may not be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Doubt {
     pub producer_id: i64,
     pub producer_epoch: i16,
     pub first_sequence: i32,
     pub last_sequence: i32,
+    /// The origin header of its first record.
+    pub origin: String,
+    /// It was on its way to another cluster, where its producer id was made.
+    pub foreign: bool,
 }
 
 impl Doubt {
@@ -30,12 +43,70 @@ impl Doubt {
         record_count(self.first_sequence, self.last_sequence)
     }
 
-    fn is(&self, batch: &BatchHeader) -> bool {
-        self.producer_id == batch.producer_id
-            && self.producer_epoch == batch.producer_epoch
-            && self.first_sequence == batch.base_sequence
-            && self.last_sequence == batch.last_sequence()
+    /// Whether the batch has its producer and sequences, and if so, whether it is this one.
+    fn matches(&self, batch: &Batch) -> Option<bool> {
+        let header = &batch.header;
+        let has_sequences = self.producer_id == header.producer_id
+            && self.producer_epoch == header.producer_epoch
+            && self.first_sequence == header.base_sequence
+            && self.last_sequence == header.last_sequence();
+        has_sequences.then(|| match origin_of(batch) {
+            Some(origin) => origin == self.origin.as_bytes(),
+            None => !self.foreign,
+        })
     }
+}
+
+fn origin_of(batch: &Batch) -> Option<Vec<u8>> {
+    let first = batch.records(BATCH_BYTES_MAX).ok()?.next()?.ok()?;
+    first.headers.get(ORIGIN_HEADER).map(|origin| origin.to_vec())
+}
+
+/// What is known of a doubtful batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is in the partition, at this offset, and committed.
+    Stored(i64),
+    /// The leader has it. Whether it is committed, an acknowledgement tells that is asked for by
+    /// sending it again, or a scan that finds it.
+    Appended,
+    Missing,
+}
+
+impl Standing {
+    /// Its offset, if it is certain that it is there to stay.
+    pub fn offset(self) -> Option<i64> {
+        match self {
+            Self::Stored(offset) => Some(offset),
+            Self::Appended | Self::Missing => None,
+        }
+    }
+}
+
+/// What the leader's memory of its producers says of a doubtful batch; `None`: nothing.
+pub fn judge(doubt: &Doubt, producers: &[ActiveProducer]) -> Option<Standing> {
+    let is_it = |known: &&ActiveProducer| known.producer_id == doubt.producer_id;
+    let known = producers.iter().find(is_it).filter(|_| !doubt.foreign)?;
+    let epoch = i32::from(doubt.producer_epoch);
+    if known.producer_epoch < epoch {
+        // Nothing came of this epoch.
+        return Some(Standing::Missing);
+    }
+    if known.producer_epoch > epoch {
+        return None;
+    }
+    if known.last_sequence < 0 || is_before(known.last_sequence, doubt.first_sequence) {
+        return Some(Standing::Missing);
+    }
+    // Between the two: brokers take a batch whole, so this one was another batch.
+    let is_whole = !is_before(known.last_sequence, doubt.last_sequence);
+    is_whole.then_some(Standing::Appended)
+}
+
+/// Sequences wrap around after `i32::MAX`; those that are compared are never far apart.
+fn is_before(one: i32, other: i32) -> bool {
+    let ahead = other.wrapping_sub(one) & i32::MAX;
+    ahead != 0 && ahead <= i32::MAX / 2
 }
 
 /// Where to look from.
@@ -59,14 +130,20 @@ pub struct Scanned {
     pub deleted_from: Option<i64>,
     /// Everything below it was looked at.
     pub end: i64,
+    /// A batch of other lines has the producer and sequences of a doubtful one.
+    pub usurped: bool,
 }
 
 impl Scanned {
-    fn note(&mut self, header: &BatchHeader, doubts: &[Doubt]) {
+    fn note(&mut self, batch: &Batch, doubts: &[Doubt]) {
         for ((found, copies), doubt) in self.found.iter_mut().zip(&mut self.copies).zip(doubts) {
-            if doubt.is(header) {
-                found.get_or_insert(header.base_offset);
-                *copies += 1;
+            match doubt.matches(batch) {
+                Some(true) => {
+                    found.get_or_insert(batch.header.base_offset);
+                    *copies += 1;
+                }
+                Some(false) => self.usurped |= !doubt.foreign,
+                None => {}
             }
         }
     }
@@ -96,6 +173,11 @@ pub async fn offset_of(
     Ok(listed(OffsetSpec::Latest).await?.max(0))
 }
 
+/// Where the committed part of the partition ends now.
+pub async fn end_offset(client: &Client, partition: &TopicPartition) -> Result<i64, ClientError> {
+    offset_of(client, partition, LookFrom::End).await
+}
+
 /// Looks for batches from `from` on, up to `to` (by default what is committed now).
 pub async fn scan(
     client: &Client,
@@ -118,6 +200,7 @@ pub async fn scan(
         copies: vec![0; doubts.len()],
         deleted_from: (from < earliest).then_some(from),
         end,
+        usurped: false,
     };
     let mut offset = if from > latest { earliest } else { from.max(earliest) };
     // Of a first look it is enough to know that something is there.
@@ -130,13 +213,13 @@ pub async fn scan(
                 offset,
                 cause: cause.to_string(),
             })?;
-            let header = batch.header;
+            let header = &batch.header;
             // A fetch may bring more than was asked for.
             if header.base_offset >= end {
                 offset = end;
                 break;
             }
-            scanned.note(&header, doubts);
+            scanned.note(&batch, doubts);
             offset = offset.max(header.next_offset());
         }
         if offset == before {
@@ -177,4 +260,48 @@ async fn fetch(
         });
     }
     Ok(fetched.records)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_leader_knows_what_it_has_appended() {
+        use Standing::{Appended, Missing};
+        let doubt = |epoch: i16, first_sequence: i32, last_sequence: i32| Doubt {
+            producer_id: 7,
+            producer_epoch: epoch,
+            first_sequence,
+            last_sequence,
+            origin: String::new(),
+            foreign: false,
+        };
+        let max = i32::MAX;
+        // Epoch and last sequence that the leader knows, and the doubt.
+        for (known, of, expected) in [
+            ((0, 9), doubt(0, 10, 19), Some(Missing)),
+            ((0, 19), doubt(0, 10, 19), Some(Appended)),
+            ((0, 40), doubt(0, 10, 19), Some(Appended)),
+            ((0, -1), doubt(0, 0, 9), Some(Missing)),
+            // No batch of ours ended there.
+            ((0, 15), doubt(0, 10, 19), None),
+            // Of a newer epoch it does not say what came before.
+            ((2, 3), doubt(1, 10, 19), None),
+            ((1, 40), doubt(2, 0, 9), Some(Missing)),
+            // Around the end of the numbers.
+            ((0, max - 1), doubt(0, max, 9), Some(Missing)),
+            ((0, 9), doubt(0, max, 9), Some(Appended)),
+            ((0, max), doubt(0, max, 9), None),
+            ((0, 2), doubt(0, max - 9, max), Some(Appended)),
+        ] {
+            let (producer_epoch, last_sequence) = known;
+            let known = ActiveProducer { producer_id: 7, producer_epoch, last_sequence };
+            let other = ActiveProducer { producer_id: 8, ..known };
+            assert_eq!(judge(&of, &[other, known]), expected, "{known:?}, {of:?}");
+            assert_eq!(judge(&of, &[other]), None, "it is not remembered: {of:?}");
+            let foreign = Doubt { foreign: true, ..of.clone() };
+            assert_eq!(judge(&foreign, &[known]), None, "somebody else's: {of:?}");
+        }
+    }
 }

@@ -3,8 +3,9 @@
 //! It reads, and reading blocks, so it has a thread and is no task; being one owner of all three it
 //! needs no lock between "read", "remembered" and "sent". It goes in steps, each without waiting;
 //! `drive` waits between them. It performs what the machines decide: `files` what each file asks
-//! for, `read` the turns, `scan` what discovery finds, `send` what the lanes may send, `resolve` and
-//! `rebuild` what is to become of batches in doubt, `report` what people see. Whatever waits for a network is a task elsewhere and answers through the inbox.
+//! for, `read` the turns, `scan` what discovery finds, `send` what the lanes may send, `resolve`,
+//! `resume` and `rebuild` what is to become of batches in doubt, `report` what people see. Whatever waits for a network is a
+//! task elsewhere and answers through the inbox.
 //!
 //! Invariants: no batch is sent before its plan is in the journal; no file is read while a plan
 //! that carries its bytes is unresolved from an earlier run; memory for events is bounded by the
@@ -17,6 +18,7 @@ mod read;
 mod rebuild;
 mod report;
 mod resolve;
+mod resume;
 mod scan;
 mod send;
 
@@ -338,6 +340,10 @@ impl Shipper {
             }
             Message::Repeated { lane, records } => {
                 self.repeated(lane, records);
+                Ok(())
+            }
+            Message::Unproven { lane, records, why } => {
+                self.unproven(lane, records.unsigned_abs(), &why);
                 Ok(())
             }
             Message::Synced(done) => {

@@ -1,7 +1,8 @@
 //! Batches in doubt: of an earlier run, or of a pipeline that stopped.
 //!
-//! First the link looks for them in the partition. Those that are there count as acknowledged. What
-//! an earlier process sent and is not there may still arrive, long after that process died, so it
+//! First the link asks the leader for them, or looks into the partition. Those that are there, and
+//! committed, count as acknowledged. What an earlier process sent and is not there, or is appended
+//! and not known to be committed, may still arrive, long after that process died, so it
 //! is sent again as it was, with its producer id, epoch and sequences: whichever comes second, the
 //! broker knows it. Where that cannot be - the bytes do not make the same records any more, or the
 //! broker does not know the producer - and after a pipeline stopped, the plans are voided and the
@@ -20,13 +21,14 @@ use tailway_client::machine::pipeline::StopReason;
 use tailway_metadata::time::Mono;
 use tailway_wire::error_code::ErrorCode;
 
+use super::resume::identity;
 use super::{ShipError, Shipper};
-use crate::machine::ledger::{Fence, Plan, Record, Target, record_count};
+use crate::machine::ledger::{Plan, Record, Target, record_count};
 use crate::output::inbox::LaneId;
 use crate::output::lane::Sent;
-use crate::output::link::Resolved;
-use crate::output::parcel::{Parcel, split};
-use crate::output::resolve::{Doubt, LookFrom};
+use crate::output::link::{How, Proof, Resolved};
+use crate::output::parcel::origin;
+use crate::output::resolve::{Doubt, LookFrom, Standing};
 use crate::output::topic::TopicFound;
 
 /// Between the stop of a pipeline and its new beginning; doubles up to the maximum.
@@ -43,22 +45,22 @@ pub(super) struct Restart {
     /// What was on its way, oldest first.
     sent: Vec<Sent>,
     /// What the broker refused the oldest with.
-    refused: Option<ErrorCode>,
+    pub(super) refused: Option<ErrorCode>,
     /// It was too large and could not be split.
-    hopeless: bool,
+    pub(super) hopeless: bool,
     pub(super) begun: bool,
 }
 
 impl Restart {
-    fn too_large(&self) -> bool {
+    pub(super) fn too_large(&self) -> bool {
         self.refused.is_some_and(is_too_large)
     }
 }
 
 /// A plan whose batch is not in the partition, and its parcel if this process sent it.
-struct Missing {
-    plan: Plan,
-    known: Option<Sent>,
+pub(super) struct Missing {
+    pub(super) plan: Plan,
+    pub(super) known: Option<Sent>,
 }
 
 impl Shipper {
@@ -114,7 +116,7 @@ impl Shipper {
             restart.begun = true;
             // What was refused for its size is not on its way any more.
             let settle = !restart.too_large();
-            self.ask_about_doubts(id, settle);
+            self.ask_about_doubts(id, settle, Proof::Committed);
         }
     }
 
@@ -130,10 +132,12 @@ impl Shipper {
                 "finding out what became of batches that were sent before"
             );
         }
-        self.ask_about_doubts(id, batches > 0);
+        self.ask_about_doubts(id, batches > 0, Proof::Appended);
     }
 
-    fn ask_about_doubts(&mut self, id: LaneId, settle: bool) {
+    /// `proof`: what was sent by an earlier process may be sent again as it was, and the answer
+    /// tells then that it is committed; for the rest that must be known.
+    fn ask_about_doubts(&mut self, id: LaneId, settle: bool, proof: Proof) {
         let plans = self.plans_in_doubt(id);
         let lane = &mut self.lanes[id];
         let from = if plans.iter().any(|plan| plan.target != lane.target) {
@@ -144,11 +148,12 @@ impl Shipper {
             let known = self.registry.ledger().scan_from.get(&lane.target);
             known.map_or(LookFrom::End, |from| LookFrom::Offset(*from))
         };
-        lane.resolve(plans.iter().map(doubt).collect(), from, settle);
+        let doubts = plans.iter().map(|plan| doubt(plan, &lane.target)).collect();
+        lane.resolve(doubts, from, settle, proof);
     }
 
     /// Open plans of the lane, oldest first.
-    fn plans_in_doubt(&self, id: LaneId) -> Vec<Plan> {
+    pub(super) fn plans_in_doubt(&self, id: LaneId) -> Vec<Plan> {
         let lane = &self.lanes[id];
         let plans = self.registry.ledger().plans.values();
         plans.filter(|plan| lane.has_plans_of(&plan.target)).cloned().collect()
@@ -187,23 +192,34 @@ impl Shipper {
         let restart = self.restarts.entry(id).or_insert(restart);
         restart.begun = begun;
         restart.sent.extend(sent);
-        self.ask_about_doubts(id, true);
+        self.ask_about_doubts(id, true, Proof::Committed);
     }
 
     // What was found.
 
-    /// The link has looked for the doubtful batches.
+    /// The link knows what became of the doubtful batches, or that it cannot be known.
     pub(super) fn resolved(&mut self, id: LaneId, resolved: Resolved) -> Result<(), ShipError> {
         let target = self.lanes[id].target.clone();
         if !self.registry.ledger().scan_from.contains_key(&target) {
             let from = resolved.scan_from;
             self.registry.record(Record::ScanFrom { target: target.clone(), from })?;
         }
+        self.note_how(id, &resolved.how);
+        let may_resume = !resolved.usurped && !self.restarts.contains_key(&id);
+        let is_provisional = resolved.found.contains(&Standing::Appended);
+        if is_provisional && !(may_resume && self.can_resume(id, &target)) {
+            self.ask_about_doubts(id, false, Proof::Committed);
+            return Ok(());
+        }
         let sent = match self.restarts.get_mut(&id) {
             Some(restart) => std::mem::take(&mut restart.sent),
             None => Vec::new(),
         };
-        let (missing, torn) = self.take_found(id, &resolved, sent)?;
+        let in_doubt = self.in_doubt(id, sent);
+        if tailway_faults::is_planted("agent.doubts_sent_anew") && !in_doubt.is_empty() {
+            return self.start_anew(id, &target, in_doubt, false);
+        }
+        let (missing, torn) = self.take_found(id, &resolved, in_doubt)?;
         if missing.is_empty() {
             let fence = self.registry.ledger().fences.get(&target);
             let fence = fence.copied().map(identity);
@@ -211,10 +227,11 @@ impl Shipper {
             return self.unblock();
         }
         let records = missing.iter().map(|missing| plan_records(&missing.plan)).sum();
+        if let How::Blind(why) = &resolved.how {
+            self.unproven(id, records, why);
+        }
         self.lanes[id].unproven_below = resolved.deleted_from.map(|_| resolved.looked_to);
-        let blind = tailway_faults::is_planted("agent.doubts_sent_anew");
-        let may_resume = !torn && !blind && !self.restarts.contains_key(&id);
-        if may_resume && self.resume(id, &target, &missing)? {
+        if may_resume && !torn && self.resume(id, &target, &missing)? {
             return self.unblock();
         }
         if let Some(from) = resolved.deleted_from {
@@ -225,8 +242,46 @@ impl Shipper {
                 &format!("retention deleted offsets from {from} on, below {to}"),
             );
         }
-        self.start_anew(id, &target, missing)?;
+        if resolved.usurped {
+            tracing::error!(
+                topic = target.topic,
+                partition = target.partition,
+                "somebody else sends under this agent's producer: was its data directory copied?"
+            );
+        }
+        self.start_anew(id, &target, missing, resolved.usurped)?;
         self.unblock()
+    }
+
+    fn note_how(&mut self, id: LaneId, how: &How) {
+        let text = match how {
+            How::Nothing => return,
+            How::Described => "the leader told (DescribeProducers)".to_owned(),
+            How::Scanned(None) => {
+                "the partition was read: its leader remembers nothing of them".to_owned()
+            }
+            How::Scanned(Some(why)) => format!("the partition was read: {why}"),
+            How::Blind(why) => format!("not at all: {why}"),
+        };
+        let lane = &mut self.lanes[id];
+        let (topic, partition) = (&lane.target.topic, lane.target.partition);
+        tracing::info!(topic, partition, how = text, "looked for batches in doubt");
+        lane.looked = Some(text);
+    }
+
+    /// Open plans of the lane, oldest first, with what this process sent for them.
+    fn in_doubt(&mut self, id: LaneId, mut sent: Vec<Sent>) -> Vec<Missing> {
+        let mut in_doubt = Vec::new();
+        for plan in self.plans_in_doubt(id) {
+            let known = sent.iter().position(|sent| sent.plan == plan.number);
+            let known = known.map(|at| sent.remove(at));
+            if known.is_none() {
+                // Its files are not followed yet.
+                self.calendar.full_scan = self.clock.mono();
+            }
+            in_doubt.push(Missing { plan, known });
+        }
+        in_doubt
     }
 
     /// Takes what is stored as acknowledged and returns the rest; also whether something is stored
@@ -235,164 +290,47 @@ impl Shipper {
         &mut self,
         id: LaneId,
         resolved: &Resolved,
-        mut sent: Vec<Sent>,
+        in_doubt: Vec<Missing>,
     ) -> Result<(Vec<Missing>, bool), ShipError> {
-        let plans = self.plans_in_doubt(id);
-        let last_found = resolved.found.iter().rposition(Option::is_some);
+        let offsets: Vec<_> = resolved.found.iter().map(|found| found.offset()).collect();
+        let last_found = offsets.iter().rposition(Option::is_some);
         let (mut missing, mut torn) = (Vec::new(), false);
-        for (at, (plan, found)) in plans.into_iter().zip(&resolved.found).enumerate() {
-            let known = sent.iter().position(|sent| sent.plan == plan.number);
-            let known = known.map(|at| sent.remove(at));
-            if known.is_none() {
-                // Its files are not followed yet.
-                self.calendar.full_scan = self.clock.mono();
-            }
-            let records = plan_records(&plan);
+        for (at, (doubtful, found)) in in_doubt.into_iter().zip(offsets).enumerate() {
+            let (plan, records) = (doubtful.plan.number, plan_records(&doubtful.plan));
             // A broker takes a producer's batches in order, so one that is stored proves those
             // before it, if what would show them is deleted.
             let proven = resolved.deleted_from.is_some() && last_found > Some(at);
-            let blind = tailway_faults::is_planted("agent.doubts_sent_anew");
-            let offset = found.or(proven.then_some(-1)).filter(|_| !blind);
-            match offset {
+            match found.or(proven.then_some(-1)) {
                 Some(offset) if missing.is_empty() => {
-                    tracing::info!(
-                        plan = plan.number,
-                        records,
-                        offset,
-                        "a batch in doubt is stored"
-                    );
-                    self.stored(plan.number, offset)?;
+                    tracing::info!(plan, records, offset, "a batch in doubt is stored");
+                    self.metrics.plans_found.inc();
+                    self.stored(plan, offset)?;
                 }
                 Some(offset) => {
                     tracing::error!(
-                        plan = plan.number,
+                        plan,
                         offset,
                         "a batch is stored although one before it is not: the log lost it"
                     );
                     self.repeated(id, i64::from(records));
                     torn = true;
-                    missing.push(Missing { plan, known });
+                    missing.push(doubtful);
+                }
+                None if resolved.found.get(at) == Some(&Standing::Appended) => {
+                    tracing::info!(
+                        plan,
+                        records,
+                        "a batch in doubt is appended, not yet committed"
+                    );
+                    missing.push(doubtful);
                 }
                 None => {
-                    tracing::info!(plan = plan.number, records, "a batch in doubt is not stored");
-                    missing.push(Missing { plan, known });
+                    tracing::info!(plan, records, "a batch in doubt is not stored");
+                    missing.push(doubtful);
                 }
             }
         }
         Ok((missing, torn))
-    }
-
-    /// Sends again, as it was, what an earlier process sent; false if it cannot be.
-    fn resume(
-        &mut self,
-        id: LaneId,
-        target: &Target,
-        missing: &[Missing],
-    ) -> Result<bool, ShipError> {
-        let Some(first) = missing.first() else { return Ok(false) };
-        if missing.iter().any(|missing| !missing.plan.target.is_in_cluster(&target.cluster)) {
-            // There the producer id may be somebody else's.
-            return Ok(false);
-        }
-        let producer = first.plan.producer();
-        let mut next = first.plan.first_sequence;
-        let fence = self.registry.ledger().fences.get(target);
-        if fence.is_some_and(|fence| *fence != producer) {
-            // Something before it was voided already.
-            return Ok(false);
-        }
-        let mut parcels = Vec::with_capacity(missing.len());
-        for Missing { plan, .. } in missing {
-            let built = if plan.producer() == producer && plan.first_sequence == next {
-                self.rebuild(plan)
-            } else {
-                Err("the batch before it is another producer's".to_owned())
-            };
-            match built {
-                Ok(parcel) => {
-                    next = tailway_client::machine::pipeline::sequence_after(next, parcel.count);
-                    parcels.push((plan, parcel));
-                }
-                Err(why) => {
-                    tracing::warn!(
-                        plan = plan.number,
-                        why,
-                        "a batch in doubt cannot be sent again as it was; sending its lines anew"
-                    );
-                    return Ok(false);
-                }
-            }
-        }
-        for Missing { plan, .. } in missing {
-            let records = plan_records(plan);
-            tracing::info!(plan = plan.number, records, "sending a batch again as it was");
-            self.metrics.records_resent.inc_by(u64::from(records));
-        }
-        self.lanes[id].resume(identity(producer), parcels)?;
-        Ok(true)
-    }
-
-    /// Voids what is missing and sends its lines anew, under the producer's next epoch.
-    fn start_anew(
-        &mut self,
-        id: LaneId,
-        target: &Target,
-        missing: Vec<Missing>,
-    ) -> Result<(), ShipError> {
-        let Some(last) = missing.last().map(|missing| missing.plan.producer()) else {
-            return Ok(());
-        };
-        let refused = self.restarts.get(&id).and_then(|restart| restart.refused);
-        let known = self.registry.ledger().fences.get(target).copied();
-        let elsewhere = |missing: &&Missing| !missing.plan.target.is_in_cluster(&target.cluster);
-        let foreign: Vec<&Missing> = missing.iter().filter(elsewhere).collect();
-        let fence = if let Some(first) = foreign.first() {
-            let records = foreign.iter().map(|missing| plan_records(&missing.plan)).sum();
-            let why = format!("they were on their way to cluster {}", first.plan.target.cluster);
-            self.unproven(id, records, &why);
-            // There the producer id may be somebody else's.
-            None
-        } else {
-            next_fence(last, known, refused)
-        };
-        self.registry.record(Record::Fence { target: target.clone(), fence })?;
-        let mut again = Vec::new();
-        for Missing { plan, known } in missing {
-            self.metrics.records_resent.inc_by(u64::from(plan_records(&plan)));
-            let why = "it is not in the partition".to_owned();
-            self.registry.record(Record::Void { plan: plan.number, why })?;
-            again.extend(known);
-        }
-        let too_large = self.restarts.get(&id).is_some_and(Restart::too_large);
-        let (parcels, hopeless) = self.parcels_again(again, too_large)?;
-        if let Some(restart) = self.restarts.get_mut(&id) {
-            restart.hopeless = hopeless;
-        }
-        self.lanes[id].send_again(parcels);
-        self.lanes[id].start(fence.map(identity));
-        Ok(())
-    }
-
-    /// Parcels to send again; the first is split if it was too large. Also whether it could not be.
-    fn parcels_again(
-        &mut self,
-        sent: Vec<Sent>,
-        too_large: bool,
-    ) -> Result<(Vec<Parcel>, bool), ShipError> {
-        let (mut parcels, mut hopeless) = (Vec::new(), false);
-        for (at, sent) in sent.into_iter().enumerate() {
-            let parcel = sent.parcel;
-            let is_culprit = too_large && at == 0;
-            let halves = if is_culprit { split(&parcel, &mut self.builder)? } else { None };
-            if let Some(halves) = halves {
-                self.metrics.lines_cut.inc_by(u64::from(parcel.count == 1));
-                parcels.extend(halves);
-            } else {
-                hopeless |= is_culprit;
-                parcels.push(parcel);
-            }
-        }
-        Ok((parcels, hopeless))
     }
 
     // What came of it.
@@ -422,7 +360,7 @@ impl Shipper {
     }
 
     /// Records are sent again of which nobody knows whether they were stored before.
-    fn unproven(&mut self, id: LaneId, records: u32, why: &str) {
+    pub(super) fn unproven(&mut self, id: LaneId, records: u32, why: &str) {
         let lane = &mut self.lanes[id];
         let (topic, partition) = (&lane.target.topic, lane.target.partition);
         tracing::warn!(topic, partition, records, why, "events may be stored twice");
@@ -449,75 +387,17 @@ fn is_too_large(code: ErrorCode) -> bool {
     matches!(code, ErrorCode::MESSAGE_TOO_LARGE | ErrorCode::RECORD_LIST_TOO_LARGE)
 }
 
-fn plan_records(plan: &Plan) -> u32 {
+pub(super) fn plan_records(plan: &Plan) -> u32 {
     record_count(plan.first_sequence, plan.last_sequence).unsigned_abs()
 }
 
-fn identity(fence: Fence) -> ProducerIdentity {
-    let Fence { producer_id, producer_epoch } = fence;
-    ProducerIdentity { producer_id, producer_epoch }
-}
-
-/// Under which producer to go on after `last`, whose batches are voided, so that brokers refuse what
-/// arrives of it later; `None`: under a new one. `known` is the fence as it is, and `refused` what a
-/// batch of `last` was refused with, if it was.
-fn next_fence(last: Fence, known: Option<Fence>, refused: Option<ErrorCode>) -> Option<Fence> {
-    if known.is_some_and(|fence| fence != last) {
-        // The run before this one ended before it could use it.
-        return known;
-    }
-    let fenced =
-        |code| matches!(code, ErrorCode::INVALID_PRODUCER_EPOCH | ErrorCode::PRODUCER_FENCED);
-    let unknown = |code| {
-        matches!(
-            code,
-            ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
-                | ErrorCode::DUPLICATE_SEQUENCE_NUMBER
-                | ErrorCode::UNKNOWN_PRODUCER_ID
-        )
-    };
-    // A newer epoch is not what this broker wants.
-    if refused.is_some_and(|code| fenced(code) || (known.is_some() && unknown(code))) {
-        return None;
-    }
-    let producer_epoch = last.producer_epoch.checked_add(1)?;
-    Some(Fence { producer_epoch, ..last })
-}
-
-fn doubt(plan: &Plan) -> Doubt {
+fn doubt(plan: &Plan, target: &Target) -> Doubt {
     Doubt {
         producer_id: plan.producer_id,
         producer_epoch: plan.producer_epoch,
         first_sequence: plan.first_sequence,
         last_sequence: plan.last_sequence,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_next_epoch_keeps_out_what_arrives_late() {
-        let of = |producer_epoch: i16| Fence { producer_id: 7, producer_epoch };
-        let (gap, stale) =
-            (ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode::INVALID_PRODUCER_EPOCH);
-        let large = ErrorCode::MESSAGE_TOO_LARGE;
-        for (last, known, refused, expected) in [
-            (0, None, None, Some(1)),
-            (0, None, Some(gap), Some(1)),
-            (1, Some(1), None, Some(2)),
-            (1, Some(1), Some(large), Some(2)),
-            // Recorded and not used yet.
-            (0, Some(1), None, Some(1)),
-            (0, Some(1), Some(gap), Some(1)),
-            // Somebody has a newer epoch than we know of; or newer epochs are not understood.
-            (0, None, Some(stale), None),
-            (1, Some(1), Some(gap), None),
-            (i16::MAX, None, None, None),
-        ] {
-            let next = next_fence(of(last), known.map(of), refused);
-            assert_eq!(next, expected.map(of), "{last}, {known:?}, {refused:?}");
-        }
+        origin: origin(&plan.ranges),
+        foreign: !plan.target.is_in_cluster(&target.cluster),
     }
 }

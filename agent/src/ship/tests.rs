@@ -10,7 +10,8 @@ use tailway_storage::SimDisk;
 use super::*;
 use crate::config::RawConfig;
 use crate::machine::ledger::FileEntry;
-use crate::output::link::Resolved;
+use crate::output::link::{How, Resolved};
+use crate::output::resolve::Standing;
 use crate::output::topic::TopicFound;
 use crate::tail::memory::MemoryFiles;
 
@@ -90,7 +91,13 @@ fn began(shipper: &mut Shipper, producer_id: i64, found: Vec<Option<i64>>) {
 }
 
 fn resolved(shipper: &mut Shipper, found: Vec<Option<i64>>) {
-    let resolved = Resolved { scan_from: 0, found, deleted_from: None, looked_to: 0 };
+    let standing = |found: Option<i64>| found.map_or(Standing::Missing, Standing::Stored);
+    tell_resolved(shipper, How::Scanned(None), found.into_iter().map(standing).collect());
+}
+
+fn tell_resolved(shipper: &mut Shipper, how: How, found: Vec<Standing>) {
+    let (deleted_from, usurped) = (None, false);
+    let resolved = Resolved { scan_from: 0, found, how, usurped, deleted_from, looked_to: 0 };
     shipper.inbox.send(Message::Resolved { lane: 0, resolved });
     steps(shipper);
 }

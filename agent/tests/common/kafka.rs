@@ -2,30 +2,15 @@
 //! checks them, and with faults on demand. It speaks through the same codec as the client, so it
 //! is no witness for the protocol; it is one for what the agent does when things go wrong.
 
+mod answers;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Condvar, Mutex};
 
 use bytes::Bytes;
 use tailway_metadata::ids::TopicId;
-use tailway_wire::api::{ApiKey, Server, api_versions_response};
 use tailway_wire::error_code::ErrorCode;
-use tailway_wire::fetch::{FetchResponse, FetchableTopic, FetchedPartition};
-use tailway_wire::frame::{RequestHeader, decode_request, encode_response, parse_request_header};
-use tailway_wire::messages::list_offsets_response::{
-    ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
-};
-use tailway_wire::messages::metadata_response::{
-    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
-};
-use tailway_wire::messages::{
-    FetchRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest,
-    MetadataResponse, StrBytes, TopicName,
-};
-use tailway_wire::produce::{
-    PartitionProduceResponse, ProduceRequest, ProduceResponse, TopicProduceResponse,
-};
 use tailway_wire::record::{Batch, BatchBuilder, BatchIter, Compression, patch_base_offset};
 
 use super::PATIENCE;
@@ -46,6 +31,22 @@ pub(crate) enum Fault {
     ReleaseBefore,
     /// Stores what was held back just after the next batch, once.
     ReleaseAfter,
+    /// Stores what was held back just before the next batch, and then forgets all producers; once.
+    ReleaseAndForget,
+    /// Stores batches and refuses them all the same.
+    StoreAndRefuse(ErrorCode),
+    /// Refuses batches without a look at them.
+    Refuse(ErrorCode),
+}
+
+/// What it tells of its producers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tells {
+    /// It does not serve DescribeProducers, as before Kafka 2.8.
+    TooOld,
+    All,
+    /// The agent may not read the topic: neither DescribeProducers nor Fetch.
+    NoPermission,
 }
 
 /// What a broker remembers of a producer.
@@ -66,6 +67,12 @@ struct State {
     untold: bool,
     /// Fetch requests that are still to be refused.
     fetches_refused: usize,
+    fetches: usize,
+    tells: Tells,
+    /// Milliseconds.
+    producer_expiration: Option<u64>,
+    /// The end of what is committed, where that is not all.
+    committed: Option<i64>,
     held: Vec<Bytes>,
     /// What became of the batches that were held back.
     late: Vec<Result<i64, ErrorCode>>,
@@ -94,6 +101,10 @@ impl Kafka {
             strict: false,
             untold: false,
             fetches_refused: 0,
+            fetches: 0,
+            tells: Tells::All,
+            producer_expiration: None,
+            committed: None,
             held: Vec::new(),
             late: Vec::new(),
             log: Vec::new(),
@@ -140,6 +151,43 @@ impl Kafka {
     /// Refuses so many Fetch requests, for a reason that passes.
     pub(crate) fn refuse_fetches(&self, n: usize) {
         self.state.0.lock().unwrap().fetches_refused = n;
+    }
+
+    /// What it tells of its producers from now on; at first all.
+    pub(crate) fn tell(&self, tells: Tells) {
+        self.state.0.lock().unwrap().tells = tells;
+    }
+
+    /// Its `producer.id.expiration.ms`.
+    pub(crate) fn expire_producers_after(&self, ms: u64) {
+        self.state.0.lock().unwrap().producer_expiration = Some(ms);
+    }
+
+    /// What is in the log by now is committed, and what comes is not until `commit_all`.
+    pub(crate) fn commit_no_more(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        state.committed = Some(state.end);
+    }
+
+    pub(crate) fn commit_all(&self) {
+        self.state.0.lock().unwrap().committed = None;
+    }
+
+    /// Another broker leads: what was not committed is gone.
+    pub(crate) fn fail_over(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        let committed = state.committed.take().unwrap();
+        state.log.retain(|(offset, _)| *offset < committed);
+        state.end = committed;
+        for producer in state.producers.values_mut() {
+            producer.known.retain(|(_, offset)| *offset < committed);
+            producer.next = producer.known.back().map_or(0, |((_, last), _)| last + 1);
+        }
+    }
+
+    /// Fetch requests so far.
+    pub(crate) fn fetches(&self) -> usize {
+        self.state.0.lock().unwrap().fetches
     }
 
     /// Forgets all producers, as after `producer.id.expiration.ms`.
@@ -258,156 +306,6 @@ impl Kafka {
             String::from_utf8(record.headers.get(key).unwrap().to_vec()).unwrap()
         };
         state.log.iter().map(first).collect()
-    }
-
-    fn serve(&self, mut stream: TcpStream) {
-        let mut length = [0; 4];
-        while stream.read_exact(&mut length).is_ok() {
-            let mut frame = vec![0; u32::from_be_bytes(length) as usize];
-            if stream.read_exact(&mut frame).is_err() {
-                return;
-            }
-            let (header, body) = parse_request_header(Bytes::from(frame)).unwrap();
-            for segment in self.answer(&header, body) {
-                if stream.write_all(&segment).is_err() {
-                    return;
-                }
-            }
-        }
-    }
-
-    fn answer(&self, header: &RequestHeader, body: Bytes) -> Vec<Bytes> {
-        let version = header.api_version;
-        let one = |bytes: Bytes| vec![bytes];
-        match header.api().unwrap() {
-            ApiKey::ApiVersions => {
-                one(encode_response(header, &api_versions_response(Server::Broker)).unwrap())
-            }
-            ApiKey::Metadata => {
-                let request = decode_request(body, version).unwrap();
-                one(encode_response(header, &self.metadata(request)).unwrap())
-            }
-            ApiKey::InitProducerId => {
-                let mut state = self.state.0.lock().unwrap();
-                state.producer_next += 1;
-                let id = state.producer_next;
-                let response = InitProducerIdResponse::default().with_producer_id(id.into());
-                one(encode_response(header, &response).unwrap())
-            }
-            ApiKey::ListOffsets => {
-                let request = decode_request(body, version).unwrap();
-                one(encode_response(header, &self.list_offsets(request)).unwrap())
-            }
-            ApiKey::Produce => {
-                let request = ProduceRequest::decode(body, version).unwrap();
-                match self.produce(request) {
-                    Some(response) => one(response.encode(version, header.correlation_id).unwrap()),
-                    None => Vec::new(),
-                }
-            }
-            ApiKey::Fetch => {
-                let request = decode_request(body, version).unwrap();
-                self.fetch(request).encode(version, header.correlation_id).unwrap()
-            }
-            other => panic!("the agent sent {other:?}"),
-        }
-    }
-
-    fn metadata(&self, request: MetadataRequest) -> MetadataResponse {
-        let broker = MetadataResponseBroker::default()
-            .with_node_id(0.into())
-            .with_host(StrBytes::from_static_str("127.0.0.1"))
-            .with_port(i32::from(self.address.port()));
-        let partition = MetadataResponsePartition::default()
-            .with_partition_index(0)
-            .with_leader_id(0.into())
-            .with_replica_nodes(vec![0.into()])
-            .with_isr_nodes(vec![0.into()]);
-        let (cluster, topic_id) = {
-            let state = self.state.0.lock().unwrap();
-            (state.cluster, state.topic_id)
-        };
-        let topics = request.topics.unwrap_or_default().into_iter().map(|topic| {
-            MetadataResponseTopic::default()
-                .with_name(topic.name)
-                .with_topic_id(topic_id.0)
-                .with_partitions(vec![partition.clone()])
-        });
-        MetadataResponse::default()
-            .with_brokers(vec![broker])
-            .with_cluster_id(Some(StrBytes::from_static_str(cluster)))
-            .with_topics(topics.collect())
-    }
-
-    fn list_offsets(&self, request: ListOffsetsRequest) -> ListOffsetsResponse {
-        let (start, end) = {
-            let state = self.state.0.lock().unwrap();
-            (state.start, state.end)
-        };
-        let topic = request.topics.into_iter().next().unwrap();
-        let offset = match topic.partitions[0].timestamp {
-            -1 => end,
-            -2 => start,
-            // All records are that new, if there are any.
-            _ if end > start => start,
-            _ => -1,
-        };
-        let partition = ListOffsetsPartitionResponse::default().with_offset(offset);
-        let topic = ListOffsetsTopicResponse::default()
-            .with_name(topic.name)
-            .with_partitions(vec![partition]);
-        ListOffsetsResponse::default().with_topics(vec![topic])
-    }
-
-    fn produce(&self, request: ProduceRequest) -> Option<ProduceResponse> {
-        let mut state = self.state.0.lock().unwrap();
-        state.produces += 1;
-        let name = request.topics[0].name.clone();
-        let bytes = request.topics[0].partitions[0].records.clone().unwrap();
-        let outcome = match state.fault {
-            Fault::Deaf => None,
-            Fault::SizeMax(max) if bytes.len() > max => Some(Err(ErrorCode::MESSAGE_TOO_LARGE)),
-            Fault::NoAnswer => state.append(bytes).err().map(Err),
-            Fault::Hold => {
-                state.held.push(bytes);
-                None
-            }
-            Fault::ReleaseBefore => {
-                state.release();
-                state.fault = Fault::None;
-                Some(state.append(bytes))
-            }
-            Fault::ReleaseAfter => {
-                let appended = state.append(bytes);
-                state.release();
-                state.fault = Fault::None;
-                Some(appended)
-            }
-            Fault::None | Fault::SizeMax(_) => Some(state.append(bytes)),
-        };
-        self.state.1.notify_all();
-        let partition = match outcome? {
-            Ok(offset) => PartitionProduceResponse::stored(0, offset, -1, 0),
-            Err(code) => PartitionProduceResponse::refused(0, code, None),
-        };
-        let topic = TopicProduceResponse { name, partitions: vec![partition] };
-        Some(ProduceResponse { topics: vec![topic], throttle_time_ms: 0 })
-    }
-
-    fn fetch(&self, request: FetchRequest) -> FetchResponse {
-        let mut state = self.state.0.lock().unwrap();
-        let from = request.topics[0].partitions[0].fetch_offset;
-        let partition = if state.fetches_refused > 0 {
-            state.fetches_refused -= 1;
-            FetchedPartition::failed(0, ErrorCode::KAFKA_STORAGE_ERROR)
-        } else {
-            let records =
-                state.log.iter().filter(|(base, _)| *base >= from).map(|(_, bytes)| bytes.clone());
-            FetchedPartition::read(0, state.end, state.start, records.collect())
-        };
-        let name: TopicName = request.topics[0].topic.clone();
-        let topics = vec![FetchableTopic { name, partitions: vec![partition] }];
-        FetchResponse { throttle_time_ms: 0, error_code: ErrorCode::NONE, session_id: 0, topics }
     }
 }
 

@@ -34,8 +34,14 @@ fn config(kafka: &Kafka, dir: &std::path::Path, delivery_timeout: Duration) -> C
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_looked_for_before_it_is_sent_again() {
     let (soon, late) = (Duration::from_millis(600), Duration::from_hours(1));
-    for (delivery_timeout, times) in [(soon, 1), (late, 2)] {
+    // Also a broker that says how soon it forgets a producer is looked into in time.
+    for (delivery_timeout, expiration, times) in
+        [(soon, None, 1), (late, Some(1_200), 1), (late, None, 2)]
+    {
         let kafka = Kafka::start();
+        if let Some(ms) = expiration {
+            kafka.expire_producers_after(ms);
+        }
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.log"), numbers(0..10)).unwrap();
         kafka.set_fault(Fault::NoAnswer);

@@ -61,6 +61,7 @@ pub const BOUNDS: &[&str] = &["agent.journal_rewrite_bytes", "coordinator.snapsh
 /// Every bug that can be planted: a guarded line of production code, broken on order, for simulations and tests to find.
 pub const BUGS: &[&str] = &[
     "agent.doubts_sent_anew",
+    "agent.expired_producer_resent",
     "agent.offset_before_ack",
     "agent.plan_not_saved",
     "broker.ack_before_sync",

@@ -1,0 +1,212 @@
+//! Sending what is in doubt and not proven to be stored: as it was, or its lines anew.
+//!
+//! As it was: built again from the files, under its producer and sequences, by the process that
+//! comes after the one that sent it. The broker keeps what it has, and answers when that is
+//! committed. Anew: under an identity that keeps the old requests out, which is in the journal
+//! before the plans are voided.
+
+use tailway_client::ProducerIdentity;
+use tailway_wire::error_code::ErrorCode;
+
+use super::resolve::{Missing, Restart, plan_records};
+use super::{ShipError, Shipper};
+use crate::machine::ledger::{Fence, Plan, Record, Target};
+use crate::output::inbox::LaneId;
+use crate::output::lane::Sent;
+use crate::output::parcel::{Parcel, split};
+
+impl Shipper {
+    /// Sends again, as it was, what an earlier process sent; false if it cannot be.
+    pub(super) fn resume(
+        &mut self,
+        id: LaneId,
+        target: &Target,
+        missing: &[Missing],
+    ) -> Result<bool, ShipError> {
+        let plans: Vec<&Plan> = missing.iter().map(|missing| &missing.plan).collect();
+        let Some(parcels) = self.parcels_as_they_were(target, &plans) else { return Ok(false) };
+        let Some(first) = plans.first() else { return Ok(false) };
+        for plan in &plans {
+            let records = plan_records(plan);
+            tracing::info!(plan = plan.number, records, "sending a batch again as it was");
+            self.metrics.plans_resent.inc();
+            self.metrics.records_resent.inc_by(u64::from(records));
+        }
+        let parcels = plans.iter().copied().zip(parcels).collect();
+        self.lanes[id].resume(identity(first.producer()), parcels)?;
+        Ok(true)
+    }
+
+    /// Whether all that is in doubt could be sent again as it was.
+    pub(super) fn can_resume(&mut self, id: LaneId, target: &Target) -> bool {
+        let plans = self.plans_in_doubt(id);
+        let plans: Vec<&Plan> = plans.iter().collect();
+        self.parcels_as_they_were(target, &plans).is_some()
+    }
+
+    fn parcels_as_they_were(&mut self, target: &Target, plans: &[&Plan]) -> Option<Vec<Parcel>> {
+        if plans.iter().any(|plan| !plan.target.is_in_cluster(&target.cluster)) {
+            // There the producer id may be somebody else's.
+            return None;
+        }
+        let first = plans.first()?;
+        let (producer, mut next) = (first.producer(), first.first_sequence);
+        let fence = self.registry.ledger().fences.get(target);
+        if fence.is_some_and(|fence| *fence != producer) {
+            // Something before it was voided already.
+            return None;
+        }
+        let mut parcels = Vec::with_capacity(plans.len());
+        for plan in plans {
+            let built = if plan.producer() == producer && plan.first_sequence == next {
+                self.rebuild(plan)
+            } else {
+                Err("the batch before it is another producer's".to_owned())
+            };
+            match built {
+                Ok(parcel) => {
+                    next = tailway_client::machine::pipeline::sequence_after(next, parcel.count);
+                    parcels.push(parcel);
+                }
+                Err(why) => {
+                    tracing::warn!(
+                        plan = plan.number,
+                        why,
+                        "a batch in doubt cannot be sent again as it was"
+                    );
+                    return None;
+                }
+            }
+        }
+        Some(parcels)
+    }
+
+    /// Voids what is missing and sends its lines anew: under the producer's next epoch, or where
+    /// somebody else has the producer (`is_shared`), under a new one.
+    pub(super) fn start_anew(
+        &mut self,
+        id: LaneId,
+        target: &Target,
+        missing: Vec<Missing>,
+        is_shared: bool,
+    ) -> Result<(), ShipError> {
+        let Some(last) = missing.last().map(|missing| missing.plan.producer()) else {
+            return Ok(());
+        };
+        let refused = self.restarts.get(&id).and_then(|restart| restart.refused);
+        let known = self.registry.ledger().fences.get(target).copied();
+        let elsewhere = |missing: &&Missing| !missing.plan.target.is_in_cluster(&target.cluster);
+        let foreign: Vec<&Missing> = missing.iter().filter(elsewhere).collect();
+        let fence = if let Some(first) = foreign.first() {
+            let records = foreign.iter().map(|missing| plan_records(&missing.plan)).sum();
+            let why = format!("they were on their way to cluster {}", first.plan.target.cluster);
+            self.unproven(id, records, &why);
+            // There the producer id may be somebody else's.
+            None
+        } else if is_shared {
+            None
+        } else {
+            next_fence(last, known, refused)
+        };
+        self.registry.record(Record::Fence { target: target.clone(), fence })?;
+        let mut again = Vec::new();
+        for Missing { plan, known } in missing {
+            tracing::info!(plan = plan.number, "sending the lines of a batch anew");
+            self.metrics.plans_sent_anew.inc();
+            self.metrics.records_resent.inc_by(u64::from(plan_records(&plan)));
+            let why = "it is not in the partition".to_owned();
+            self.registry.record(Record::Void { plan: plan.number, why })?;
+            again.extend(known);
+        }
+        let too_large = self.restarts.get(&id).is_some_and(Restart::too_large);
+        let (parcels, hopeless) = self.parcels_again(again, too_large)?;
+        if let Some(restart) = self.restarts.get_mut(&id) {
+            restart.hopeless = hopeless;
+        }
+        self.lanes[id].send_again(parcels);
+        self.lanes[id].start(fence.map(identity));
+        Ok(())
+    }
+
+    /// Parcels to send again; the first is split if it was too large. Also whether it could not be.
+    fn parcels_again(
+        &mut self,
+        sent: Vec<Sent>,
+        too_large: bool,
+    ) -> Result<(Vec<Parcel>, bool), ShipError> {
+        let (mut parcels, mut hopeless) = (Vec::new(), false);
+        for (at, sent) in sent.into_iter().enumerate() {
+            let parcel = sent.parcel;
+            let is_culprit = too_large && at == 0;
+            let halves = if is_culprit { split(&parcel, &mut self.builder)? } else { None };
+            if let Some(halves) = halves {
+                self.metrics.lines_cut.inc_by(u64::from(parcel.count == 1));
+                parcels.extend(halves);
+            } else {
+                hopeless |= is_culprit;
+                parcels.push(parcel);
+            }
+        }
+        Ok((parcels, hopeless))
+    }
+}
+
+pub(super) fn identity(fence: Fence) -> ProducerIdentity {
+    let Fence { producer_id, producer_epoch } = fence;
+    ProducerIdentity { producer_id, producer_epoch }
+}
+
+/// Under which producer to go on after `last`, whose batches are voided, so that brokers refuse what
+/// arrives of it later; `None`: under a new one. `known` is the fence as it is, and `refused` what a
+/// batch of `last` was refused with, if it was.
+fn next_fence(last: Fence, known: Option<Fence>, refused: Option<ErrorCode>) -> Option<Fence> {
+    if known.is_some_and(|fence| fence != last) {
+        // The run before this one ended before it could use it.
+        return known;
+    }
+    let fenced =
+        |code| matches!(code, ErrorCode::INVALID_PRODUCER_EPOCH | ErrorCode::PRODUCER_FENCED);
+    let unknown = |code| {
+        matches!(
+            code,
+            ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER
+                | ErrorCode::DUPLICATE_SEQUENCE_NUMBER
+                | ErrorCode::UNKNOWN_PRODUCER_ID
+        )
+    };
+    // A newer epoch is not what this broker wants.
+    if refused.is_some_and(|code| fenced(code) || (known.is_some() && unknown(code))) {
+        return None;
+    }
+    let producer_epoch = last.producer_epoch.checked_add(1)?;
+    Some(Fence { producer_epoch, ..last })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_epoch_keeps_out_what_arrives_late() {
+        let of = |producer_epoch: i16| Fence { producer_id: 7, producer_epoch };
+        let (gap, stale) =
+            (ErrorCode::OUT_OF_ORDER_SEQUENCE_NUMBER, ErrorCode::INVALID_PRODUCER_EPOCH);
+        let large = ErrorCode::MESSAGE_TOO_LARGE;
+        for (last, known, refused, expected) in [
+            (0, None, None, Some(1)),
+            (0, None, Some(gap), Some(1)),
+            (1, Some(1), None, Some(2)),
+            (1, Some(1), Some(large), Some(2)),
+            // Recorded and not used yet.
+            (0, Some(1), None, Some(1)),
+            (0, Some(1), Some(gap), Some(1)),
+            // Somebody has a newer epoch than we know of; or newer epochs are not understood.
+            (0, None, Some(stale), None),
+            (1, Some(1), Some(gap), None),
+            (i16::MAX, None, None, None),
+        ] {
+            let next = next_fence(of(last), known.map(of), refused);
+            assert_eq!(next, expected.map(of), "{last}, {known:?}, {refused:?}");
+        }
+    }
+}
