@@ -97,64 +97,56 @@ impl Broker {
         config: Config,
         context: Context,
     ) -> Result<Broker, StartError> {
-        start(disk, config, context).await
+        let metrics = BrokerMetrics::register(&context.metrics);
+        let ready = context.ready.condition("cluster", "not registered with a coordinator yet");
+        let (lock, identity) = open_data_dir(&disk, &config)?;
+        let server = Server::bind(&config.listeners, &config.limits).await?;
+        let listeners = server.advertised();
+        let endpoints: Arc<[Endpoint]> =
+            listeners.iter().map(|listener| listener.endpoint.clone()).collect();
+        let partitions = open_partitions(&disk, &config, &context).await?;
+        let (publish_image, image) = watch::channel(Arc::new(ClusterImage::default()));
+        let away = LinkState::Away { cause: "not connected yet".into() };
+        let (publish_link, link) = watch::channel(away);
+        let view =
+            ClusterView::new(config.broker_id, config.rack.clone(), Arc::clone(&endpoints), image);
+        let parts = Parts::new(&config, &context, view, partitions.clone(), link, &disk, metrics)?;
+        let follower = parts.follow(&config, &disk, publish_image).await?;
+
+        let incarnation = IncarnationId(tailway_runtime::uuid());
+        let producer_ids = parts.producer_ids.clone();
+        let routes = parts.routes.clone();
+        let metrics = parts.metrics.clone();
+        let services = Arc::new(parts.into_services(&config, &context));
+        status::publish(&context.status, &services, &listeners, &config, incarnation);
+        let session = Session {
+            me: config.broker_id,
+            rack: config.rack,
+            endpoints,
+            config: config.coordinator,
+            incarnation,
+            identity,
+            disk,
+            data_dir: config.data_dir,
+            follower,
+            link: publish_link,
+            ready,
+            tasks: context.tasks.clone(),
+            metrics: metrics.clone(),
+            seed: incarnation.0.as_u64_pair().0,
+        };
+        context.tasks.spawn("coordinator session", |stop| session.run(stop));
+        let storage = context.ready.condition("storage", "not looked at yet");
+        context.tasks.spawn("health", |stop| health::watch(routes, metrics, storage, stop));
+        context.tasks.spawn("producer ids", |stop| producer_ids.keep_spare(stop));
+        server.start(&services, &context.tasks);
+        Ok(Broker { tasks: context.tasks, partitions, listeners, _lock: lock })
     }
 
     /// What clients are told to connect to, by listener. Ports that were 0 in the configuration are real here.
     pub fn listeners(&self) -> &[AdvertisedListener] {
         &self.listeners
     }
-}
-
-async fn start(
-    disk: Arc<dyn Disk>,
-    config: Config,
-    context: Context,
-) -> Result<Broker, StartError> {
-    let metrics = BrokerMetrics::register(&context.metrics);
-    let ready = context.ready.condition("cluster", "not registered with a coordinator yet");
-    let (lock, identity) = open_data_dir(&disk, &config)?;
-    let server = Server::bind(&config.listeners, &config.limits).await?;
-    let listeners = server.advertised();
-    let endpoints: Arc<[Endpoint]> =
-        listeners.iter().map(|listener| listener.endpoint.clone()).collect();
-    let partitions = open_partitions(&disk, &config, &context).await?;
-    let (publish_image, image) = watch::channel(Arc::new(ClusterImage::default()));
-    let away = LinkState::Away { cause: "not connected yet".into() };
-    let (publish_link, link) = watch::channel(away);
-    let view =
-        ClusterView::new(config.broker_id, config.rack.clone(), Arc::clone(&endpoints), image);
-    let parts = Parts::new(&config, &context, view, partitions.clone(), link, &disk, metrics)?;
-    let follower = parts.follow(&config, &disk, publish_image).await?;
-
-    let incarnation = IncarnationId(tailway_runtime::uuid());
-    let producer_ids = parts.producer_ids.clone();
-    let routes = parts.routes.clone();
-    let metrics = parts.metrics.clone();
-    let services = Arc::new(parts.into_services(&config, &context));
-    status::publish(&context.status, &services, &listeners, &config, incarnation);
-    let session = Session {
-        me: config.broker_id,
-        rack: config.rack,
-        endpoints,
-        config: config.coordinator,
-        incarnation,
-        identity,
-        disk,
-        data_dir: config.data_dir,
-        follower,
-        link: publish_link,
-        ready,
-        tasks: context.tasks.clone(),
-        metrics: metrics.clone(),
-        seed: incarnation.0.as_u64_pair().0,
-    };
-    context.tasks.spawn("coordinator session", |stop| session.run(stop));
-    let storage = context.ready.condition("storage", "not looked at yet");
-    context.tasks.spawn("health", |stop| health::watch(routes, metrics, storage, stop));
-    context.tasks.spawn("producer ids", |stop| producer_ids.keep_spare(stop));
-    server.start(&services, &context.tasks);
-    Ok(Broker { tasks: context.tasks, partitions, listeners, _lock: lock })
 }
 
 fn failed(what: &str, error: impl std::error::Error) -> StartError {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::group::{Caller, Groups};
 use crate::partition::{
     AppendOptions, ListOffset, ListedOffset, PartitionError, PartitionHandle, PendingAppend,
-    ReadSlice, Watermarks,
+    ProducerReport, ReadSlice, Watermarks,
 };
 
 /// A partition as an async service.
@@ -58,6 +58,13 @@ impl PartitionDoor {
     pub async fn end_offset_for_epoch(&self, epoch: i32) -> Result<(i32, i64), PartitionError> {
         match self {
             Self::Local(handle) => handle.end_offset_for_epoch(epoch).await,
+        }
+    }
+
+    /// See [`PartitionHandle::producers`].
+    pub async fn producers(&self) -> Result<Vec<ProducerReport>, PartitionError> {
+        match self {
+            Self::Local(handle) => handle.producers().await,
         }
     }
 

@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 
 use tailway_metadata::time::WallMs;
 
+use crate::partition::ProducerReport;
+
 /// Batches remembered per producer: Kafka's clients have at most five in flight.
 pub const BATCHES_PER_PRODUCER: usize = 5;
 
@@ -172,6 +174,16 @@ impl Producers {
             .collect();
         offsets.sort_unstable();
         offsets
+    }
+
+    /// All of them, by producer id.
+    pub fn reports(&self) -> Vec<ProducerReport> {
+        let report = |(id, entry): (&i64, &ProducerEntry)| {
+            let last_sequence = entry.batches.last()?.last_sequence;
+            let ProducerEntry { producer_epoch, last_heard, .. } = *entry;
+            Some(ProducerReport { producer_id: *id, producer_epoch, last_sequence, last_heard })
+        };
+        self.entries.iter().filter_map(report).collect()
     }
 
     /// Asserts the invariants.

@@ -19,7 +19,7 @@ use super::flusher::{Flushed, Flusher};
 use super::maintenance::{Maintenance, Outcome};
 use super::shared::Shared;
 use super::validate::facts;
-use super::{Acks, Appended, PartitionError};
+use super::{Acks, Appended, PartitionError, ProducerReport};
 use crate::log::{Log, LogConfig, PlacedBatch};
 use crate::machine::partition::{Action, Event, PartitionLeader, RequestId};
 
@@ -40,6 +40,7 @@ type Reply = oneshot::Sender<Result<Appended, PartitionError>>;
 pub(super) enum Command {
     Append { batches: Vec<Batch>, acks: Acks, reply: Reply },
     BecomeLeader { leader_epoch: i32 },
+    DescribeProducers { reply: oneshot::Sender<Vec<ProducerReport>> },
     Reconfigure { config: Arc<LogConfig> },
     Housekeep { done: Option<oneshot::Sender<()>> },
     Quarantine { cause: Arc<str> },
@@ -134,6 +135,10 @@ impl Owner {
                 self.event(Event::BecomeLeader { leader_epoch }).await;
                 let epoch = self.parts.leader.leader_epoch();
                 self.parts.shared.leader_epoch.store(epoch, Ordering::Release);
+            }
+            Command::DescribeProducers { reply } => {
+                // Who asked may have given up.
+                reply.send(self.parts.leader.producers().reports()).ok();
             }
             Command::Reconfigure { config } => {
                 self.write_group().await;

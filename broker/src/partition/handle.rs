@@ -14,8 +14,8 @@ use super::driver::Command;
 use super::shared::Shared;
 use super::validate::validate;
 use super::{
-    AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, PartitionError, ReadSlice,
-    Watermarks,
+    AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, PartitionError,
+    ProducerReport, ReadSlice, Watermarks,
 };
 use crate::log::{FoundByTime, LogConfig, LogView};
 
@@ -152,6 +152,17 @@ impl PartitionHandle {
             return Ok((leader_epoch, log_end));
         }
         Ok(self.shared.view.with_epochs(|epochs| epochs.end_of(leader_epoch, log_end)))
+    }
+
+    /// What the log knows of its idempotent producers, by producer id. That is what is appended, which is more than what is
+    /// committed: the next acknowledged append at the same leader epoch proves the one by the other.
+    pub async fn producers(&self) -> Result<Vec<ProducerReport>, PartitionError> {
+        if let Some(failure) = self.shared.failure() {
+            return Err(failure);
+        }
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::DescribeProducers { reply }).await?;
+        answer.await.map_err(|_| self.shared.failure().unwrap_or(PartitionError::Closed))
     }
 
     /// Follows log start and high watermark: for long polls. Receivers are woken when either moves, and when the

@@ -24,7 +24,8 @@ pub use error::PartitionError;
 pub use handle::{PartitionHandle, PendingAppend};
 pub use registry::{PartitionReport, Partitions, PartitionsOptions};
 pub use types::{
-    Acks, AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, ReadSlice, Watermarks,
+    Acks, AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, ProducerReport,
+    ReadSlice, Watermarks,
 };
 
 #[cfg(test)]

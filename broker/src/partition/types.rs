@@ -3,6 +3,7 @@
 //! Offsets and timestamps are plain `i64` as on the wire: -1 means "none" only where a field's comment says so.
 
 use bytes::Bytes;
+use tailway_metadata::time::WallMs;
 
 /// When an append is answered (`acks` of Produce).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,4 +108,15 @@ pub struct Watermarks {
     pub high_watermark: i64,
     /// Offset the next record gets.
     pub log_end: i64,
+}
+
+/// What a partition remembers of an idempotent producer (DescribeProducers, KIP-664).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProducerReport {
+    pub producer_id: i64,
+    pub producer_epoch: i16,
+    /// Sequence of the last record of its last batch.
+    pub last_sequence: i32,
+    /// When the broker heard of it last, by the broker's clock.
+    pub last_heard: WallMs,
 }

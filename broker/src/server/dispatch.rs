@@ -177,9 +177,11 @@ impl Call<'_> {
             ApiKey::DescribeCluster => {
                 self.reply_now(body, |r| api::describe_cluster::handle(&r, listener, view))
             }
+            ApiKey::DescribeProducers => {
+                self.reply(body, |r| api::describe_producers::handle(r, routes)).await
+            }
             // Not served here; `handle` has refused them already.
-            ApiKey::DescribeProducers
-            | ApiKey::BrokerRegistration
+            ApiKey::BrokerRegistration
             | ApiKey::BrokerHeartbeat
             | ApiKey::AllocateProducerIds
             | ApiKey::FollowMetadata => Err(self.header.unknown_api()),

@@ -78,7 +78,11 @@ pub(crate) struct TestBroker {
 
 impl TestBroker {
     pub(crate) async fn new(limits: Limits) -> Self {
-        let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+        Self::new_on(Arc::new(SimDisk::new()), limits).await
+    }
+
+    /// On an empty disk.
+    pub(crate) async fn new_on(disk: Arc<dyn Disk>, limits: Limits) -> Self {
         disk.create_dir_all(Path::new(DATA)).unwrap();
         let mut broker = Self::on(disk, limits).await;
         broker.apply(Self::births()).await;

@@ -52,8 +52,6 @@ struct Row {
 
 /// The API has no flexible version.
 const NEVER: i16 = i16::MAX;
-/// Sent by our clients only.
-const NOBODY: &[Server] = &[];
 const BROKER: &[Server] = &[Server::Broker];
 const COORDINATOR: &[Server] = &[Server::Coordinator];
 const BOTH: &[Server] = &[Server::Broker, Server::Coordinator];
@@ -129,7 +127,7 @@ apis! {
     DeleteGroups = 42, 0..=2, accepted from 0, flexible from 2, BROKER;
     OffsetDelete = 47, 0..=0, accepted from 0, flexible from NEVER, BROKER;
     DescribeCluster = 60, 0..=0, accepted from 0, flexible from 0, BROKER;
-    DescribeProducers = 61, 0..=0, accepted from 0, flexible from 0, NOBODY;
+    DescribeProducers = 61, 0..=0, accepted from 0, flexible from 0, BROKER;
     BrokerRegistration = 62, 0..=4, accepted from 0, flexible from 0, COORDINATOR;
     BrokerHeartbeat = 63, 0..=1, accepted from 0, flexible from 0, COORDINATOR;
     AllocateProducerIds = 67, 0..=0, accepted from 0, flexible from 0, COORDINATOR;

@@ -39,6 +39,7 @@ fn tools(version: &str, transports: &[Transport]) -> Result<()> {
         tools.create_and_describe(&topic)?;
         tools.produce_and_consume(&topic, version.starts_with('3'))?;
         tools.look_up_offsets(&topic)?;
+        tools.describe_producers(&topic)?;
         tools.topics(&["--delete", "--topic", &topic])?;
         wait_until(Duration::from_secs(20), || {
             Ok(!tools.topics(&["--list"])?.lines().any(|line| line == topic))
@@ -109,6 +110,48 @@ impl Tools {
         let group = format!("{topic}-group");
         let described = self.call("kafka-consumer-groups", &["--describe", "--group", &group])?;
         ensure!(described.contains(topic), "no committed offsets are shown:\n{described}");
+        Ok(())
+    }
+
+    /// The console producer is idempotent: its two partitions know it by one id, with the last of its 200 sequences.
+    fn describe_producers(&self, topic: &str) -> Result<()> {
+        let mut records = 0;
+        for partition in ["0", "1"] {
+            let of = ["describe-producers", "--topic", topic, "--partition", partition];
+            let described = self.call("kafka-transactions", &of)?;
+            let mut lines = described.lines().filter(|line| !line.trim().is_empty());
+            let columns: Vec<&str> = lines.next().unwrap_or_default().split_whitespace().collect();
+            let wanted = [
+                "ProducerId",
+                "ProducerEpoch",
+                "LatestCoordinatorEpoch",
+                "LastSequence",
+                "LastTimestamp",
+                "CurrentTransactionStartOffset",
+            ];
+            ensure!(columns == wanted, "kafka-transactions shows other columns:\n{described}");
+            for line in lines {
+                let row: Vec<&str> = line.split_whitespace().collect();
+                ensure!(row.len() == 6 && row[1] == "0" && row[2] == "-1", "{described}");
+                records += row[3].parse::<u64>()? + 1;
+                ensure!(row[4].parse::<i64>()? > 1_700_000_000_000, "{described}");
+                ensure!(row[5] == "None", "{described}");
+            }
+        }
+        ensure!(records == 200, "the last sequences add up to {records} records, not 200");
+        let (code, said) = self.kafka.tool_output(&[
+            "kafka-transactions",
+            "--bootstrap-server",
+            &self.address,
+            "--command-config",
+            &self.config,
+            "describe-producers",
+            "--topic",
+            topic,
+            "--partition",
+            "7",
+        ])?;
+        ensure!(code != Some(0), "partition 7 does not exist, yet the tool is content: {said}");
         Ok(())
     }
 }
