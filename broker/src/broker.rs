@@ -178,6 +178,7 @@ async fn open_partitions(
         clock: context.clock.clone(),
         retention_check_interval: config.log.retention_check_interval,
         producer_id_expiration: config.log.producer_id_expiration,
+        disk_reserve: config.log.disk_reserve,
     };
     Partitions::open(options).await.map_err(|error| {
         let dir = config.data_dir.display();

@@ -39,9 +39,15 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// How long a daemon works towards its point.
 const REACH: Duration = Duration::from_secs(12);
 const SETTLE: Duration = Duration::from_secs(40);
-const BOUNDS: &str = "agent.journal_rewrite_bytes:12000,coordinator.snapshot_every:4";
+const BOUNDS: &str =
+    "agent.journal_rewrite_bytes:12000,broker.syncfs_from_files:2,coordinator.snapshot_every:4";
 /// Operations of the disk that a daemon never does.
-const NEVER: [(&str, &str); 2] = [("agent", "storage.remove"), ("coordinator", "storage.remove")];
+const NEVER: [(&str, &str); 4] = [
+    ("agent", "storage.remove"),
+    ("agent", "storage.sync_filesystem"),
+    ("coordinator", "storage.remove"),
+    ("coordinator", "storage.sync_filesystem"),
+];
 
 /// What to run.
 #[derive(Clone, Debug, clap::Args)]

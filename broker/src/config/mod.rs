@@ -80,6 +80,8 @@ pub struct TopicsConfig {
 pub struct LogTiming {
     pub retention_check_interval: Duration,
     pub producer_id_expiration: Duration,
+    /// Bytes held back on the disk for commits and deletions.
+    pub disk_reserve: u64,
 }
 
 /// Bounds.
@@ -400,6 +402,7 @@ fn check_log(raw: &RawLog, problems: &mut Problems) -> LogTiming {
     LogTiming {
         retention_check_interval: raw.retention_check_interval.duration(),
         producer_id_expiration: raw.producer_id_expiration.duration(),
+        disk_reserve: raw.disk_reserve.0,
     }
 }
 

@@ -115,6 +115,7 @@ pub enum ConfigValue {
 pub struct RawLog {
     pub retention_check_interval: Span,
     pub producer_id_expiration: Span,
+    pub disk_reserve: ByteSize,
 }
 
 /// Bounds. Each has a metric or a log line that shows when it is reached.
@@ -205,6 +206,7 @@ impl Default for RawLog {
         Self {
             retention_check_interval: Span::from_secs(300),
             producer_id_expiration: Span::from_secs(86_400),
+            disk_reserve: ByteSize::mib(64),
         }
     }
 }

@@ -70,6 +70,7 @@ impl Node {
             clock: clock.clone(),
             retention_check_interval: Duration::from_mins(5),
             producer_id_expiration: Duration::from_hours(24),
+            disk_reserve: 0,
         };
         let partitions = Partitions::open(options).await.unwrap();
         let mut handles = Vec::new();

@@ -2,13 +2,14 @@
 //!
 //! Appends go to the page cache at once. What a sync has to cover gathers here (data, sealed files, new names, small files
 //! to rewrite) and leaves as one `FlushJob`, which runs on a thread that may block.
-//! Invariants: after a failed write or sync nothing is written any more (`Fence`); a flush job covers everything that was
+//! Invariants: after a failed write or sync nothing is written any more (`Fence`), except that a disk without room breaks
+//! nothing: what was written of a group is cut off again; a flush job covers everything that was
 //! appended before it was taken; small files are rewritten only after the data they speak of is durable.
 
 use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tailway_metadata::time::WallMs;
@@ -20,7 +21,7 @@ use super::segment::{BatchMeta, Contents, Segment};
 use super::view::LogView;
 use super::{checkpoint, files, names, snapshot};
 use crate::machine::producers::Producers;
-use crate::machine::retention::{self, RetentionLimits};
+use crate::machine::retention::{self, RetentionLimits, Trusted};
 
 /// Snapshots kept besides the newest: should that one be unreadable, less of the log has to be read.
 const OLDER_SNAPSHOTS_KEPT: usize = 1;
@@ -43,12 +44,16 @@ pub struct Log {
     active: Arc<Segment>,
     file: Option<Arc<dyn DiskFile>>,
     unsynced: Unsynced,
+    postponed: Rewrites,
     snapshots: Vec<i64>,
     /// Something was appended since it was opened.
     changed: bool,
     /// Something was appended since the last check for idleness.
     busy: bool,
 }
+
+/// Small files that found no room, for the next flush: a start does without them.
+type Rewrites = Arc<Mutex<BTreeMap<PathBuf, Vec<u8>>>>;
 
 #[derive(Debug, Default)]
 struct Unsynced {
@@ -69,12 +74,31 @@ pub struct FlushJob {
     names: bool,
     rewrites: BTreeMap<PathBuf, Vec<u8>>,
     removals: Vec<PathBuf>,
+    /// Where small files go for which there is no room; `None`: they have to be written now.
+    postponed: Option<Rewrites>,
 }
 
 impl FlushJob {
-    /// Syncs everything. A failure fences the log.
-    pub fn run(self) -> Result<(), StorageError> {
-        let Self { disk, dir, fence, syncs, names, rewrites, removals } = self;
+    /// Files and directories to be synced.
+    pub fn files(&self) -> usize {
+        self.syncs.len() + usize::from(self.names)
+    }
+
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// The whole file system was synced: what is left to do. `None`: nothing.
+    pub fn after_filesystem_sync(self) -> Option<Self> {
+        let rest = Self { syncs: Vec::new(), names: false, ..self };
+        let is_done = rest.rewrites.is_empty() && rest.removals.is_empty();
+        (!is_done).then_some(rest)
+    }
+
+    /// Syncs everything. A failure fences the log. `make_room` is called when the disk is full, and says whether there is
+    /// more room now.
+    pub fn run(self, make_room: impl Fn() -> bool) -> Result<(), StorageError> {
+        let Self { disk, dir, fence, syncs, names, rewrites, removals, postponed } = self;
         for file in syncs {
             let retries = tailway_faults::is_planted("broker.failed_sync_retried");
             if retries && file.sync_data().is_err() {
@@ -89,7 +113,23 @@ impl FlushJob {
             fence.guard(&dir, || disk.sync_dir(&dir))?;
         }
         for (path, bytes) in rewrites {
-            fence.guard(&path, || atomic_replace(disk.as_ref(), &path, &bytes))?;
+            let replace = || atomic_replace(disk.as_ref(), &path, &bytes);
+            fence.check()?;
+            let replaced = match replace() {
+                // It is written anew from its first byte, so nothing of the failed attempt counts.
+                Err(error) if error.is_disk_full() && make_room() => replace(),
+                done => done,
+            };
+            match (replaced, &postponed) {
+                (Ok(()), _) => {}
+                (Err(error), Some(postponed)) if error.is_disk_full() => {
+                    lock(postponed).insert(path, bytes);
+                }
+                (Err(error), _) => {
+                    fence.trip(&path, &error);
+                    return Err(error);
+                }
+            }
         }
         for path in removals {
             // A file that stays takes room, no more; the next start removes it.
@@ -118,6 +158,7 @@ impl Log {
             active,
             file: None,
             unsynced: Unsynced::default(),
+            postponed: Rewrites::default(),
             snapshots,
             changed: false,
             busy: false,
@@ -145,7 +186,7 @@ impl Log {
     }
 
     /// Writes `batches`, whose offsets follow the log end, as few writes as segments allow. `producers` is the state that
-    /// includes them.
+    /// includes them. If the disk is full, what lies below the log end then is written, and nothing of the rest.
     pub fn append(
         &mut self,
         batches: &[PlacedBatch],
@@ -179,21 +220,40 @@ impl Log {
 
     fn write(&mut self, batches: &[PlacedBatch], now: WallMs) -> Result<(), StorageError> {
         let Some(first) = batches.first() else { return Ok(()) };
-        self.note_epochs(batches);
         debug_assert!(first.header.base_offset >= self.active.next_offset());
         let file = self.active_file()?;
         let slices: Vec<IoSlice<'_>> =
             batches.iter().flat_map(|batch| &batch.parts).map(|part| IoSlice::new(part)).collect();
         let position = self.active.size();
-        self.fence.guard(file.path(), || file.write_all_at(&slices, position))?;
+        self.unless_full(file.path(), || file.write_all_at(&slices, position)).inspect_err(
+            |_| {
+                // A part may have been written. What cannot be cut off again fences the log.
+                self.fence.guard(file.path(), || file.set_len(position)).ok();
+            },
+        )?;
         let metas: Vec<BatchMeta> =
             batches.iter().map(|batch| BatchMeta::from(&batch.header)).collect();
+        self.note_epochs(batches);
         self.active.account(&metas, u64::from(self.config.index_interval_bytes), now);
         (self.unsynced.data, self.changed, self.busy) = (true, true, true);
         if self.active.wants_index_write() {
             self.write_indexes()?;
         }
         Ok(())
+    }
+
+    /// Runs a write: refused if fenced, and its failure fences, except that a disk without room is no reason to distrust it.
+    fn unless_full<T>(
+        &self,
+        path: &Path,
+        operation: impl FnOnce() -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        self.fence.check()?;
+        operation().inspect_err(|error| {
+            if !error.is_disk_full() {
+                self.fence.trip(path, error);
+            }
+        })
     }
 
     fn note_epochs(&mut self, batches: &[PlacedBatch]) {
@@ -214,14 +274,18 @@ impl Log {
             return Ok(Arc::clone(file));
         }
         let path = self.active.path();
-        let file = self.fence.guard(path, || self.disk.open(path, OpenMode::Write))?;
+        let file = self.unless_full(path, || self.disk.open(path, OpenMode::Write))?;
         self.active.hold_file(Arc::clone(&file));
         self.file = Some(Arc::clone(&file));
         Ok(file)
     }
 
+    /// On a full disk the entries stay in memory until the next time.
     fn write_indexes(&self) -> Result<(), StorageError> {
-        self.fence.guard(self.active.path(), || self.active.write_indexes())
+        match self.unless_full(self.active.path(), || self.active.write_indexes()) {
+            Err(error) if error.is_disk_full() => Ok(()),
+            done => done,
+        }
     }
 
     /// Seals the active segment and begins a new one at `base_offset`.
@@ -234,22 +298,23 @@ impl Log {
         tailway_faults::crash("broker.roll.before");
         let sealed = self.active_file()?;
         let old = Arc::clone(&self.active);
-        let indexes = self.fence.guard(old.path(), || old.finish_indexes())?;
+        let indexes = self.unless_full(old.path(), || old.finish_indexes())?;
+        let contents = Contents::empty(&self.dir, base_offset);
+        let segment =
+            Arc::new(Segment::new(Arc::clone(&self.disk), &self.dir, base_offset, contents, now));
+        let file = self.unless_full(segment.path(), || {
+            let file = self.disk.open(segment.path(), OpenMode::Create)?;
+            file.set_len(0)?;
+            segment.write_indexes()?;
+            Ok(file)
+        })?;
+        // From here on nothing fails: a roll that found no room is tried again as if it had never begun.
         self.unsynced.sealed.push(sealed);
         self.unsynced.sealed.extend(indexes);
         if tailway_faults::is_planted("broker.producers_lost_at_roll") {
             self.snapshot(base_offset, &Producers::default());
         }
         self.snapshot(base_offset, producers);
-        let contents = Contents::empty(&self.dir, base_offset);
-        let segment =
-            Arc::new(Segment::new(Arc::clone(&self.disk), &self.dir, base_offset, contents, now));
-        let file = self.fence.guard(segment.path(), || {
-            let file = self.disk.open(segment.path(), OpenMode::Create)?;
-            file.set_len(0)?;
-            segment.write_indexes()?;
-            Ok(file)
-        })?;
         segment.hold_file(Arc::clone(&file));
         self.file = Some(file);
         (self.unsynced.data, self.unsynced.names, self.changed) = (true, true, true);
@@ -288,13 +353,18 @@ impl Log {
         if self.unsynced.data {
             self.write_indexes()?;
         }
-        let Unsynced { data, sealed: mut syncs, names, rewrites, removals } =
+        let Unsynced { data, sealed: mut syncs, names, mut rewrites, removals } =
             std::mem::take(&mut self.unsynced);
+        for (path, bytes) in std::mem::take(&mut *lock(&self.postponed)) {
+            // There may be a newer one by now.
+            rewrites.entry(path).or_insert(bytes);
+        }
         if data && let Some(file) = &self.file {
             syncs.push(Arc::clone(file));
         }
         let (disk, dir, fence) = (Arc::clone(&self.disk), self.dir.clone(), self.fence.clone());
-        Ok(FlushJob { disk, dir, fence, syncs, names, rewrites, removals })
+        let postponed = Some(Arc::clone(&self.postponed));
+        Ok(FlushJob { disk, dir, fence, syncs, names, rewrites, removals, postponed })
     }
 
     /// Writes everything that a clean start relies on; the job makes it durable. Nothing may be appended afterwards.
@@ -307,7 +377,8 @@ impl Log {
             self.unsynced.names = true;
             self.snapshot(active.next_offset(), producers);
         }
-        let job = self.take_flush()?;
+        let mut job = self.take_flush()?;
+        job.postponed = None;
         self.active.release();
         self.file = None;
         Ok(job)
@@ -320,7 +391,7 @@ impl Log {
         log_start: i64,
         high_watermark: i64,
         producers: &Producers,
-        now: WallMs,
+        now: Trusted,
     ) -> Result<Vec<Arc<Segment>>, StorageError> {
         let segments = self.view.segments();
         let facts: Vec<_> = segments.iter().map(|segment| segment.facts()).collect();
@@ -330,13 +401,17 @@ impl Log {
         };
         let count = retention::deletable(&facts, log_start, high_watermark, limits, now);
         if count == segments.len() {
-            self.roll(self.log_end(), producers, now)?;
+            self.roll(self.log_end(), producers, now.now)?;
         }
         if count > 0 {
             self.view.change_segments(|segments| drop(segments.drain(..count)));
         }
         Ok(segments[..count].to_vec())
     }
+}
+
+fn lock(postponed: &Rewrites) -> MutexGuard<'_, BTreeMap<PathBuf, Vec<u8>>> {
+    postponed.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Deletes the files of segments that no list has any more, oldest first.

@@ -1,8 +1,9 @@
 //! The broker's pure state machines: no runtime, no clock, no disk, no randomness.
 //!
-//! Each is driven by exactly one owner: `partition` and `producers` by a partition's driver, `retention` by the
+//! Each is driven by exactly one owner: `commit` by the flusher, `partition` and `producers` by a partition's driver, `retention` by the
 //! log's housekeeping, `group` and `offsets` by a group's driver.
 
+pub mod commit;
 pub mod group;
 pub mod offsets;
 pub mod partition;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use tailway_metadata::ids::BrokerId;
 use tailway_metadata::time::{Mono, WallMs};
 
-use super::producers::{ProducerBatch, Producers, Verdict};
+use super::producers::{ProducerBatch, Producers, Undo, Verdict};
 use crate::partition::{Acks, Appended, PartitionError};
 
 /// Names a produce request until it is completed.
@@ -40,6 +40,9 @@ pub enum Event {
     },
     /// All appends given out so far are in the page cache.
     Written,
+    /// The disk had no room: of the appends given out so far those below `log_end` are in the page cache and nothing is left
+    /// of the others. Nothing is broken.
+    DiskFull { log_end: i64, refusal: PartitionError },
     /// The log is durable below this offset.
     Flushed { durable: i64 },
     /// A write or sync failed: nothing is known about the log any more.
@@ -107,6 +110,8 @@ pub struct PartitionLeader {
     followers: BTreeMap<BrokerId, i64>,
     producers: Producers,
     producer_ttl_ms: i64,
+    /// What the producers' batches that are not written yet changed, oldest first.
+    unwritten: Vec<Undo>,
     /// Answered once the log is written up to the key's offset.
     until_written: BTreeMap<(i64, RequestId), Appended>,
     /// Answered once the high watermark reached the key's offset.
@@ -129,6 +134,7 @@ impl PartitionLeader {
             followers: BTreeMap::new(),
             producers,
             producer_ttl_ms,
+            unwritten: Vec::new(),
             until_written: BTreeMap::new(),
             until_committed: BTreeMap::new(),
             refusal: None,
@@ -161,6 +167,7 @@ impl PartitionLeader {
                 self.produce(request, acks, &batches, wall, log_append_time, out);
             }
             Event::Written => self.written(out),
+            Event::DiskFull { log_end, refusal } => self.disk_full(log_end, &refusal, out),
             Event::Flushed { durable } => self.flushed(durable, out),
             Event::StorageFailed { cause } => self.refuse(PartitionError::Storage { cause }, out),
             Event::Quarantined { cause } => {
@@ -298,7 +305,7 @@ impl PartitionLeader {
         let last_offset = base_offset + i64::from(batch.last_offset_delta);
         self.log_end = last_offset + 1;
         if let Some(producer) = &batch.producer {
-            self.producers.remember(producer, base_offset, wall);
+            self.unwritten.push(self.producers.remember(producer, base_offset, wall));
         }
         let leader_epoch = self.leader_epoch;
         out.push(Action::Append { request, index, base_offset, leader_epoch });
@@ -310,8 +317,27 @@ impl PartitionLeader {
             return;
         }
         self.written = self.log_end;
+        self.unwritten.clear();
         complete_through(&mut self.until_written, self.written, out);
         self.flush_if_dirty(out);
+    }
+
+    /// What was not written is as if it had never come, so that its producers' resends find their place.
+    fn disk_full(&mut self, log_end: i64, refusal: &PartitionError, out: &mut Vec<Action>) {
+        if self.refusal.is_some() {
+            return;
+        }
+        while let Some(undo) = self.unwritten.pop_if(|undo| undo.base_offset >= log_end) {
+            self.producers.undo(undo);
+        }
+        self.log_end = log_end.clamp(self.written, self.log_end);
+        let first = (self.log_end + 1, RequestId(0));
+        for waiting in [&mut self.until_written, &mut self.until_committed] {
+            for (_, request) in waiting.split_off(&first).into_keys() {
+                out.push(Action::CompleteProduce { request, outcome: Err(refusal.clone()) });
+            }
+        }
+        self.written(out);
     }
 
     fn flushed(&mut self, durable: i64, out: &mut Vec<Action>) {

@@ -252,3 +252,54 @@ fn ticks_expire_producers() {
     run(&mut leader, Event::Tick { wall: WallMs(1_006) });
     assert!(leader.producers().is_empty());
 }
+
+fn full() -> PartitionError {
+    PartitionError::DiskFull { free: 1, reserve: 2 }
+}
+
+#[test]
+fn what_found_no_room_is_as_if_it_had_never_come() {
+    let mut leader = leader();
+    run(&mut leader, produce(1, Acks::All, &[idempotent(0, 5)]));
+    run(&mut leader, Event::Written);
+    let before = leader.producers().clone();
+    assert_eq!(run(&mut leader, produce(2, Acks::All, &[idempotent(5, 2)])), [append(2, 0, 105)]);
+    assert_eq!(run(&mut leader, produce(3, Acks::Leader, &[plain(1)])), [append(3, 0, 107)]);
+    assert_eq!(run(&mut leader, produce(4, Acks::All, &[idempotent(7, 1)])), [append(4, 0, 108)]);
+    // A duplicate of what is not written is nothing to be proud of either.
+    assert_eq!(run(&mut leader, produce(5, Acks::All, &[idempotent(7, 1)])), []);
+    let event = Event::DiskFull { log_end: 105, refusal: full() };
+    assert_eq!(
+        run(&mut leader, event),
+        [failed(3, &full()), failed(2, &full()), failed(4, &full()), failed(5, &full())]
+    );
+    assert_eq!((leader.log_end(), leader.producers()), (105, &before));
+    // What was written is answered as ever, and the producer goes on where it was.
+    let out_of_order = PartitionError::OutOfOrderSequence {
+        producer_id: 7,
+        producer_epoch: 0,
+        sequence: 7,
+        expected: 5,
+    };
+    assert_eq!(
+        run(&mut leader, produce(6, Acks::All, &[idempotent(7, 1)])),
+        [failed(6, &out_of_order)]
+    );
+    assert_eq!(run(&mut leader, produce(7, Acks::All, &[idempotent(5, 2)])), [append(7, 0, 105)]);
+    run(&mut leader, Event::Written);
+    assert_eq!(
+        run(&mut leader, Event::Flushed { durable: 105 }),
+        [advance(105), done(1, 100, 104), flush(107)]
+    );
+}
+
+#[test]
+fn what_was_written_before_there_was_no_room_stays() {
+    let mut leader = leader();
+    run(&mut leader, produce(1, Acks::Leader, &[idempotent(0, 5)]));
+    run(&mut leader, produce(2, Acks::All, &[idempotent(5, 5)]));
+    run(&mut leader, produce(3, Acks::All, &[idempotent(10, 5)]));
+    let event = Event::DiskFull { log_end: 110, refusal: full() };
+    assert_eq!(run(&mut leader, event), [failed(3, &full()), done(1, 100, 104), flush(110)]);
+    assert_eq!(run(&mut leader, produce(4, Acks::All, &[idempotent(10, 5)])), [append(4, 0, 110)]);
+}

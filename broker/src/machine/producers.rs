@@ -78,6 +78,26 @@ pub struct ProducerEntry {
     pub last_heard: WallMs,
 }
 
+/// What `remember` changed, to take it back if the batch could not be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undo {
+    producer_id: i64,
+    /// Of the batch.
+    pub base_offset: i64,
+    before: Before,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Before {
+    Unknown,
+    /// It had room for one more, or lost this one.
+    SameEpoch {
+        dropped: Option<RememberedBatch>,
+        last_heard: WallMs,
+    },
+    OtherEpoch(ProducerEntry),
+}
+
 /// All producers of one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Producers {
@@ -124,28 +144,59 @@ impl Producers {
     }
 
     /// Remembers a batch that got `base_offset`. Also what replay of the log does, so nothing is judged here.
-    pub fn remember(&mut self, batch: &ProducerBatch, base_offset: i64, now: WallMs) {
-        if !self.entries.contains_key(&batch.producer_id) && self.entries.len() >= PRODUCERS_MAX {
-            self.forget_longest_unheard();
-        }
-        let entry = self.entries.entry(batch.producer_id).or_insert_with(|| ProducerEntry {
-            producer_epoch: batch.producer_epoch,
-            batches: Vec::with_capacity(1),
-            last_heard: now,
-        });
-        if batch.producer_epoch != entry.producer_epoch {
-            entry.producer_epoch = batch.producer_epoch;
-            entry.batches.clear();
-        }
-        if entry.batches.len() == BATCHES_PER_PRODUCER {
-            entry.batches.remove(0);
-        }
-        entry.batches.push(RememberedBatch {
+    pub fn remember(&mut self, batch: &ProducerBatch, base_offset: i64, now: WallMs) -> Undo {
+        let producer_id = batch.producer_id;
+        let remembered = RememberedBatch {
             last_sequence: batch.last_sequence(),
             last_offset: base_offset + i64::from(batch.last_offset_delta),
             last_offset_delta: batch.last_offset_delta,
-        });
-        entry.last_heard = now;
+        };
+        let begun = || ProducerEntry {
+            producer_epoch: batch.producer_epoch,
+            batches: vec![remembered],
+            last_heard: now,
+        };
+        let before = match self.entries.get_mut(&producer_id) {
+            None => {
+                if self.entries.len() >= PRODUCERS_MAX {
+                    self.forget_longest_unheard();
+                }
+                self.entries.insert(producer_id, begun());
+                Before::Unknown
+            }
+            Some(entry) if entry.producer_epoch != batch.producer_epoch => {
+                Before::OtherEpoch(std::mem::replace(entry, begun()))
+            }
+            Some(entry) => {
+                let is_full = entry.batches.len() == BATCHES_PER_PRODUCER;
+                let dropped = is_full.then(|| entry.batches.remove(0));
+                entry.batches.push(remembered);
+                let last_heard = std::mem::replace(&mut entry.last_heard, now);
+                Before::SameEpoch { dropped, last_heard }
+            }
+        };
+        Undo { producer_id, base_offset, before }
+    }
+
+    /// Takes a batch back. The newest first: nothing may have been remembered of its producer since. What was forgotten for
+    /// want of room stays forgotten.
+    pub fn undo(&mut self, undo: Undo) {
+        match undo.before {
+            Before::Unknown => {
+                self.entries.remove(&undo.producer_id);
+            }
+            Before::OtherEpoch(entry) => {
+                self.entries.insert(undo.producer_id, entry);
+            }
+            Before::SameEpoch { dropped, last_heard } => {
+                let Some(entry) = self.entries.get_mut(&undo.producer_id) else { return };
+                entry.batches.pop();
+                if let Some(dropped) = dropped {
+                    entry.batches.insert(0, dropped);
+                }
+                entry.last_heard = last_heard;
+            }
+        }
     }
 
     /// Puts back an entry of a snapshot: one remembered batch. Entries of one producer come oldest first.

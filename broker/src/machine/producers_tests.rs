@@ -203,3 +203,31 @@ fn random_batches_are_judged_as_the_model_says() {
         assert!(model.len() > 100, "seed {seed}: the run must append");
     }
 }
+
+/// Random batches of a few producers and epochs: taking the newest back, one after the other, leads back through every state.
+#[test]
+fn undo_is_the_reverse_of_remember() {
+    let mut producers = Producers::default();
+    let mut states = Vec::new();
+    let mut random = 88_172_645_463_325_252_u64;
+    for offset in 0..500 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let batch = ProducerBatch {
+            producer_id: i64::try_from(random % 5).unwrap(),
+            producer_epoch: i16::try_from(offset / 100).unwrap(),
+            base_sequence: i32::try_from(offset).unwrap(),
+            last_offset_delta: 0,
+        };
+        let before = producers.clone();
+        let undo = producers.remember(&batch, offset, WallMs(offset));
+        assert_ne!(producers, before);
+        states.push((before, undo));
+    }
+    for (before, undo) in states.into_iter().rev() {
+        let offset = undo.base_offset;
+        producers.undo(undo);
+        assert_eq!(producers, before, "{offset}");
+    }
+}

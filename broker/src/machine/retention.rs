@@ -3,8 +3,12 @@
 //! Kafka's rules. A segment goes only from the old end, only when all of it is below the high watermark. Its age is that of
 //! its newest record, except that a timestamp from the future counts as the time of the last append, so that a wrong
 //! clock cannot keep a disk full for ever.
+//! Beyond Kafka's rules, a wall clock that jumps deletes nothing: `TrustedWall` believes it only as far as the monotonic clock
+//! agrees, or once it has stood by what it says.
 
-use tailway_metadata::time::WallMs;
+use std::time::Duration;
+
+use tailway_metadata::time::{Mono, WallMs};
 
 /// One segment, oldest first in lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +36,11 @@ pub fn deletable(
     log_start: i64,
     high_watermark: i64,
     limits: RetentionLimits,
-    now: WallMs,
+    Trusted { now, settled }: Trusted,
 ) -> usize {
+    let newest = segments.iter().map(|segment| effective_timestamp(segment, now)).max();
+    // Only a clock that has stood by its time for a while may say that a log was silent for so long.
+    let by_time = settled || newest.is_some_and(|newest| now.0.saturating_sub(newest) <= SILENT_MS);
     let mut excess: i128 = limits.retention_bytes.map_or(0, |limit| {
         let total: i128 = segments.iter().map(|segment| i128::from(segment.bytes)).sum();
         total - i128::from(limit)
@@ -46,10 +53,10 @@ pub fn deletable(
         }
         let too_old = limits
             .retention_ms
-            .is_some_and(|limit| now.0.saturating_sub(effective_timestamp(segment)) > limit);
+            .is_some_and(|limit| now.0.saturating_sub(effective_timestamp(segment, now)) > limit);
         let too_much = limits.retention_bytes.is_some() && excess >= i128::from(segment.bytes);
         let below_start = segment.end_offset <= log_start && !is_last;
-        if !(too_old || too_much || below_start) {
+        if !(too_old && by_time || too_much || below_start) {
             break;
         }
         excess -= i128::from(segment.bytes);
@@ -58,12 +65,100 @@ pub fn deletable(
     count
 }
 
-fn effective_timestamp(segment: &SegmentFacts) -> i64 {
-    if segment.max_timestamp < 0 {
-        segment.last_append.0
+/// When the newest record was made. A time that has not come yet tells nothing: then it is the last append's.
+fn effective_timestamp(segment: &SegmentFacts, now: WallMs) -> i64 {
+    if (0..=now.0).contains(&segment.max_timestamp) {
+        segment.max_timestamp
     } else {
-        segment.max_timestamp.min(segment.last_append.0)
+        segment.last_append.0
     }
+}
+
+/// How far the wall clock may be from where the monotonic clock expects it.
+const TOLERANCE_MS: i64 = 3_600_000;
+
+/// A wall clock is believed, whatever it says, after it has stood by it for this long.
+const HOLD: Duration = Duration::from_hours(1);
+
+/// A log without a record for longer than this may look so only because the clock is wrong.
+const SILENT_MS: i64 = 24 * 3_600_000;
+
+/// A wall time to delete by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Trusted {
+    pub now: WallMs,
+    /// The clock has said so, steadily, for `HOLD`: since this process began, or since it jumped.
+    pub settled: bool,
+}
+
+/// What to tell the operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClockNotice {
+    /// The wall clock is this many milliseconds ahead (or, negative, behind) of what the monotonic clock expects, and is
+    /// not believed.
+    Jumped { by_ms: i64 },
+    /// It is back where it was expected.
+    CameBack,
+    /// It has stood by its new time and is believed from now on.
+    Accepted { by_ms: i64 },
+}
+
+/// A wall clock held against the monotonic one, which no NTP, operator or virtual machine sets.
+#[derive(Debug, Clone)]
+pub struct TrustedWall {
+    /// A moment at which wall time was believed.
+    base: (Mono, WallMs),
+    /// Since when the clock has been steady.
+    steady_since: Mono,
+    /// What it says since it jumped: a moment and the time then.
+    jumped: Option<(Mono, WallMs)>,
+}
+
+impl TrustedWall {
+    pub fn new(mono: Mono, wall: WallMs) -> Self {
+        Self { base: (mono, wall), steady_since: mono, jumped: None }
+    }
+
+    /// The time to delete by, given what both clocks say; and what is new about them.
+    pub fn look(&mut self, mono: Mono, wall: WallMs) -> (Trusted, Option<ClockNotice>) {
+        let expected = expect(self.base, mono);
+        let by_ms = wall.0.saturating_sub(expected.0);
+        if by_ms.saturating_abs() <= TOLERANCE_MS {
+            // Small corrections, and the drift between the clocks, are followed.
+            self.base = (mono, wall);
+            let notice = self.jumped.take().map(|_| ClockNotice::CameBack);
+            return (self.trusted(mono, wall), notice);
+        }
+        let agrees = |told: (Mono, WallMs)| {
+            wall.0.saturating_sub(expect(told, mono).0).saturating_abs() <= TOLERANCE_MS
+        };
+        match self.jumped {
+            Some(told) if agrees(told) => {
+                if mono.since(told.0) < HOLD {
+                    return (self.trusted(mono, expected), None);
+                }
+                (self.base, self.steady_since, self.jumped) = ((mono, wall), told.0, None);
+                (self.trusted(mono, wall), Some(ClockNotice::Accepted { by_ms }))
+            }
+            // It jumps, or jumps again.
+            _ => {
+                let is_new = self.jumped.is_none();
+                self.jumped = Some((mono, wall));
+                let notice = is_new.then_some(ClockNotice::Jumped { by_ms });
+                (self.trusted(mono, expected), notice)
+            }
+        }
+    }
+
+    fn trusted(&self, mono: Mono, now: WallMs) -> Trusted {
+        Trusted { now, settled: mono.since(self.steady_since) >= HOLD }
+    }
+}
+
+/// What a wall clock that said `then` says at `mono`, if nobody sets it.
+fn expect((then_mono, then): (Mono, WallMs), mono: Mono) -> WallMs {
+    let passed = i64::try_from(mono.since(then_mono).as_millis()).unwrap_or(i64::MAX);
+    WallMs(then.0.saturating_add(passed))
 }
 
 /// The active segment, as far as rolling is concerned.
@@ -99,104 +194,5 @@ pub fn should_roll(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NONE: RetentionLimits = RetentionLimits { retention_ms: None, retention_bytes: None };
-
-    fn segments(rows: &[(i64, i64, u64, i64)]) -> Vec<SegmentFacts> {
-        rows.iter()
-            .map(|&(base_offset, end_offset, bytes, max_timestamp)| SegmentFacts {
-                base_offset,
-                end_offset,
-                bytes,
-                max_timestamp,
-                last_append: WallMs(1_000_000),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn by_time() {
-        let log = segments(&[(0, 10, 100, 1_000), (10, 20, 100, 2_000), (20, 30, 100, 3_000)]);
-        let table = [
-            // (retention.ms, high watermark, now) -> count
-            (500, 30, 1_500, 0, "exactly the limit stays"),
-            (500, 30, 1_501, 1, "one past the limit goes"),
-            (500, 30, 2_501, 2, ""),
-            (500, 30, 9_999, 3, "the active one too: the caller rolls"),
-            (500, 19, 9_999, 1, "never above the high watermark"),
-            (500, 9, 9_999, 0, ""),
-        ];
-        for (ms, high_watermark, now, count, what) in table {
-            let limits = RetentionLimits { retention_ms: Some(ms), ..NONE };
-            let got = deletable(&log, 0, high_watermark, limits, WallMs(now));
-            assert_eq!(got, count, "{ms} {high_watermark} {now} {what}");
-        }
-    }
-
-    #[test]
-    fn an_old_segment_behind_a_young_one_stays() {
-        let log = segments(&[(0, 10, 100, 9_000), (10, 20, 100, 1_000), (20, 30, 100, 9_000)]);
-        let limits = RetentionLimits { retention_ms: Some(500), ..NONE };
-        assert_eq!(deletable(&log, 0, 30, limits, WallMs(9_100)), 0);
-    }
-
-    #[test]
-    fn a_future_timestamp_counts_as_the_time_of_the_append() {
-        let log = segments(&[(0, 10, 100, i64::MAX), (10, 20, 100, i64::MAX)]);
-        let limits = RetentionLimits { retention_ms: Some(500), ..NONE };
-        assert_eq!(deletable(&log, 0, 20, limits, WallMs(1_000_500)), 0);
-        assert_eq!(deletable(&log, 0, 20, limits, WallMs(1_000_501)), 2);
-        let none = segments(&[(0, 10, 100, -1), (10, 20, 0, -1)]);
-        assert_eq!(deletable(&none, 0, 20, limits, WallMs(1_000_501)), 1, "empty active stays");
-    }
-
-    #[test]
-    fn by_size() {
-        let log = segments(&[(0, 10, 100, 1), (10, 20, 50, 1), (20, 30, 70, 1)]);
-        let table = [(220, 0), (219, 0), (121, 0), (120, 1), (71, 1), (70, 2), (1, 2), (0, 3)];
-        for (bytes, count) in table {
-            let limits = RetentionLimits { retention_bytes: Some(bytes), ..NONE };
-            assert_eq!(deletable(&log, 0, 30, limits, WallMs(1)), count, "{bytes}");
-        }
-    }
-
-    #[test]
-    fn below_the_log_start() {
-        let log = segments(&[(0, 10, 100, 1), (10, 20, 50, 1), (20, 30, 70, 1)]);
-        let table = [(0, 0), (9, 0), (10, 1), (19, 1), (20, 2), (30, 2)];
-        for (log_start, count) in table {
-            assert_eq!(deletable(&log, log_start, 30, NONE, WallMs(1)), count, "{log_start}");
-        }
-    }
-
-    #[test]
-    fn rolling() {
-        let active = ActiveFacts {
-            base_offset: 100,
-            bytes: 900,
-            first_timestamp: Some(5_000),
-            created: WallMs(1_000),
-            index_full: false,
-        };
-        let roll = |active: &ActiveFacts, bytes, last, timestamp, now| {
-            should_roll(active, bytes, last, timestamp, 1_000, 60, WallMs(now))
-        };
-        assert!(!roll(&active, 100, 101, 5_000, 9_000), "exactly full is not over");
-        assert!(roll(&active, 101, 101, 5_000, 9_000));
-        assert!(roll(&active, 2_000, 101, 5_000, 9_000), "larger than a segment");
-        assert!(!roll(&active, 1, 101, 5_060, 9_000), "record time counts, not the clock");
-        assert!(roll(&active, 1, 101, 5_061, 9_000));
-        assert!(!roll(&active, 1, 101, 4_000, 9_000), "an older record does not roll");
-        let untimed = ActiveFacts { first_timestamp: Some(-1), ..active };
-        assert!(!roll(&untimed, 1, 101, -1, 1_060));
-        assert!(roll(&untimed, 1, 101, -1, 1_061));
-        let empty = ActiveFacts { bytes: 0, first_timestamp: None, ..active };
-        assert!(!roll(&empty, 1, 101, -1, 9_999), "an empty one never rolls by time");
-        assert!(roll(&ActiveFacts { index_full: true, ..active }, 1, 101, 5_000, 1_000));
-        let last = 100 + i64::from(i32::MAX);
-        assert!(!roll(&active, 1, last, 5_000, 1_000));
-        assert!(roll(&active, 1, last + 1, 5_000, 1_000));
-    }
-}
+#[path = "retention_tests.rs"]
+mod tests;

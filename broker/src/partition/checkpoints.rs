@@ -13,6 +13,7 @@ use tailway_storage::{Disk, StorageError, atomic_replace};
 use tokio::sync::Notify;
 
 use super::shared::Shared;
+use super::space::DiskSpace;
 use crate::log::checkpoint::{
     CLEAN_SHUTDOWN, CLEAN_SHUTDOWN_BYTES, CLEANER, HIGH_WATERMARK, LOG_START, Offsets,
     RECOVERY_POINT, decode_offsets, encode_offsets,
@@ -31,6 +32,7 @@ pub(super) struct Checkpoints {
     writing: Mutex<()>,
     dirty: AtomicBool,
     pub(super) changed: Notify,
+    space: Arc<DiskSpace>,
 }
 
 #[derive(Default)]
@@ -50,7 +52,11 @@ pub(super) struct Stored {
 
 impl Checkpoints {
     /// Reads the files and takes the clean-shutdown marker away: from now on a stop without a new one is not clean.
-    pub(super) fn open(disk: Arc<dyn Disk>, data_dir: PathBuf) -> Result<Self, StorageError> {
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        data_dir: PathBuf,
+        space: Arc<DiskSpace>,
+    ) -> Result<Self, StorageError> {
         let mut stored = BTreeMap::new();
         let mut readable = true;
         for name in FILES {
@@ -78,6 +84,7 @@ impl Checkpoints {
             writing: Mutex::new(()),
             dirty: AtomicBool::new(false),
             changed: Notify::new(),
+            space,
         })
     }
 
@@ -146,7 +153,14 @@ impl Checkpoints {
     fn write(&self, name: &'static str) -> Result<(), StorageError> {
         let _one_at_a_time = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let bytes = encode_offsets(&self.lock().offsets(name));
-        atomic_replace(self.disk.as_ref(), &self.data_dir.join(name), &bytes)
+        let path = self.data_dir.join(name);
+        match atomic_replace(self.disk.as_ref(), &path, &bytes) {
+            // Deletions need this file: they are what makes room.
+            Err(error) if error.is_disk_full() && self.space.make_room() => {
+                atomic_replace(self.disk.as_ref(), &path, &bytes)
+            }
+            done => done,
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,6 +1,7 @@
 //! Power cuts at every operation: what was acknowledged is there, in order, whole; nothing is served in part.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex};
 
 use tailway_storage::{SimDisk, SimFaults};
@@ -13,6 +14,25 @@ const ALL: AppendOptions = AppendOptions { acks: Acks::All, origin: AppendOrigin
 
 /// Images opened of each run.
 const IMAGES_PER_SEED: usize = 40;
+
+/// The same of resends, which take longer to look at.
+const RESENDS_PER_SEED: usize = 20;
+
+/// Seeds of plain appends, retention, compaction and resends, unless others are asked for.
+const SEEDS: [RangeInclusive<u64>; 4] = [1..=4, 11..=13, 21..=23, 31..=32];
+
+/// What every `cargo test` opens, besides the images around a syncfs (`commit_tests`): each test asserts that it opens
+/// `*_PER_SEED` images of each of its seeds.
+const POWER_CUTS: usize = (4 + 3 + 3) * IMAGES_PER_SEED + 2 * RESENDS_PER_SEED;
+const _: () = assert!(POWER_CUTS >= 200, "a release must survive more power cuts than these");
+
+#[test]
+fn as_many_power_cuts_are_opened_as_said() {
+    let counts = SEEDS.map(|seeds| seeds.count());
+    let [plain, retention, compaction, resends] = counts;
+    let cuts = (plain + retention + compaction) * IMAGES_PER_SEED + resends * RESENDS_PER_SEED;
+    assert_eq!((cuts, POWER_CUTS), (440, 440));
+}
 
 /// Acknowledged values by offset.
 type Acked = BTreeMap<i64, String>;
@@ -62,6 +82,7 @@ async fn run(seed: u64, config: &LogConfig, housekeeping: bool) -> Vec<(SimDisk,
         let surplus = usize::try_from(random.below(images.len() as u64)).unwrap();
         images.swap_remove(surplus);
     }
+    assert_eq!(images.len(), IMAGES_PER_SEED, "seed {seed}: too few calls change the disk");
     images
 }
 
@@ -84,11 +105,10 @@ async fn reopen(image: &SimDisk, config: &LogConfig) -> (i64, BTreeMap<i64, Stri
 
 #[tokio::test]
 async fn acknowledged_records_survive_a_power_cut_at_any_sync() {
-    for seed in seeds(1..=4) {
+    for seed in seeds(SEEDS[0].clone()) {
         println!("seed {seed}");
         let config = small_segments();
         let images = run(seed, &config, false).await;
-        assert_eq!(images.len(), IMAGES_PER_SEED, "seed {seed}");
         for (n, (image, acked)) in images.iter().enumerate() {
             let (_, found) = reopen(image, &config).await;
             for (offset, value) in acked {
@@ -103,7 +123,7 @@ async fn acknowledged_records_survive_a_power_cut_at_any_sync() {
 
 #[tokio::test]
 async fn retention_and_power_cuts_leave_no_hole() {
-    for seed in seeds(11..=13) {
+    for seed in seeds(SEEDS[1].clone()) {
         println!("seed {seed}");
         let config = LogConfig { retention_bytes: Some(2_000), ..small_segments() };
         for (n, (image, acked)) in run(seed, &config, true).await.iter().enumerate() {
@@ -120,7 +140,7 @@ async fn retention_and_power_cuts_leave_no_hole() {
 
 #[tokio::test]
 async fn compaction_and_power_cuts_keep_the_last_value_of_each_key() {
-    for seed in seeds(21..=23) {
+    for seed in seeds(SEEDS[2].clone()) {
         println!("seed {seed}");
         let config = LogConfig { compact: true, ..small_segments() };
         for (n, (image, acked)) in run(seed, &config, true).await.iter().enumerate() {
@@ -142,7 +162,7 @@ async fn compaction_and_power_cuts_keep_the_last_value_of_each_key() {
 
 #[tokio::test]
 async fn a_resend_after_a_power_cut_is_recognised() {
-    for seed in seeds(31..=32) {
+    for seed in seeds(SEEDS[3].clone()) {
         println!("seed {seed}");
         let images = Images::<i64>::default();
         let acked = Arc::new(Mutex::new(0));
@@ -161,7 +181,11 @@ async fn a_resend_after_a_power_cut_is_recognised() {
             *acked.lock().unwrap() = i64::from(i) + 1;
         }
         partitions.close_all().await.unwrap();
-        for (n, (image, acked)) in images.take().into_iter().enumerate().step_by(5) {
+        let images = images.take();
+        let every = images.len() / RESENDS_PER_SEED;
+        assert!(every > 0, "seed {seed}: too few calls change the disk");
+        let images = images.into_iter().enumerate().step_by(every).take(RESENDS_PER_SEED);
+        for (n, (image, acked)) in images {
             let partitions = open(&image).await;
             let handle = partition(&partitions, config.clone()).await;
             let end = handle.current().log_end;

@@ -18,10 +18,12 @@ use super::checkpoints::Checkpoints;
 use super::flusher::{Flushed, Flusher};
 use super::maintenance::{Maintenance, Outcome};
 use super::shared::Shared;
+use super::trusted::TrustedClock;
 use super::validate::facts;
 use super::{Acks, Appended, PartitionError, ProducerReport};
 use crate::log::{Log, LogConfig, PlacedBatch};
 use crate::machine::partition::{Action, Event, PartitionLeader, RequestId};
+use crate::machine::retention::Trusted;
 
 /// Commands taken from the queue at once.
 const COMMANDS_PER_GROUP: usize = 64;
@@ -63,6 +65,7 @@ pub(super) struct Driver {
     pub(super) leader: PartitionLeader,
     pub(super) flusher: Flusher,
     pub(super) clock: Clock,
+    pub(super) trusted: Arc<TrustedClock>,
     pub(super) checkpoints: Arc<Checkpoints>,
 }
 
@@ -194,7 +197,13 @@ impl Owner {
         }
         let now = self.parts.clock.wall();
         tailway_faults::crash("broker.append.before");
-        let written = self.parts.log.append(&self.group, self.parts.leader.producers(), now);
+        let mut written = self.parts.log.append(&self.group, self.parts.leader.producers(), now);
+        if is_disk_full(&written) && self.parts.shared.space.make_room() {
+            // These have been let in; the rest of them fits into what the reserve held.
+            let log_end = self.parts.log.log_end();
+            self.group.retain(|batch| batch.header.base_offset >= log_end);
+            written = self.parts.log.append(&self.group, self.parts.leader.producers(), now);
+        }
         self.group.clear();
         self.group_bytes = 0;
         match written {
@@ -209,6 +218,14 @@ impl Owner {
                     false
                 });
                 self.event(Event::Written).await;
+            }
+            Err(error) if error.is_disk_full() => {
+                let log_end = self.parts.log.log_end();
+                if tailway_faults::is_planted("broker.full_disk_acked") {
+                    return self.event(Event::Written).await;
+                }
+                let refusal = self.parts.shared.space.refusal();
+                self.event(Event::DiskFull { log_end, refusal }).await;
             }
             Err(error) => self.storage_failed(&error).await,
         }
@@ -273,7 +290,7 @@ impl Owner {
     async fn start_flush(&mut self, through: i64) {
         match self.parts.log.take_flush() {
             Ok(job) => {
-                let done = self.parts.flusher.flush(job).await;
+                let done = self.parts.flusher.flush(job, &self.parts.shared).await;
                 self.flush = Some(Flush { through, done });
                 if tailway_faults::is_planted("broker.ack_before_sync") {
                     self.event(Event::Flushed { durable: through }).await;
@@ -284,7 +301,7 @@ impl Owner {
     }
 
     async fn housekeep(&mut self, done: Option<oneshot::Sender<()>>) {
-        let wall = self.parts.clock.wall();
+        let Trusted { now: wall, settled } = self.parts.trusted.now();
         self.event(Event::Tick { wall }).await;
         if self.parts.shared.failure().is_some() || self.maintenance.is_running() {
             // What runs now does the same work; the caller is told when that is done.
@@ -297,9 +314,11 @@ impl Owner {
         let (log_start, high_watermark) =
             (self.parts.leader.log_start(), self.parts.leader.high_watermark());
         let producers = self.parts.leader.producers();
-        let gone = match self.parts.log.apply_retention(log_start, high_watermark, producers, wall)
-        {
+        let now = Trusted { now: wall, settled };
+        let gone = match self.parts.log.apply_retention(log_start, high_watermark, producers, now) {
             Ok(gone) => gone,
+            // Rolling the last segment found no room; the next check tries again.
+            Err(error) if error.is_disk_full() => Vec::new(),
             Err(error) => return self.storage_failed(&error).await,
         };
         if let Some(first) = self.parts.shared.view.segments().first() {
@@ -356,11 +375,15 @@ impl Owner {
         let storage =
             |error: StorageError| PartitionError::Storage { cause: error.to_string().into() };
         let job = self.parts.log.close(self.parts.leader.producers()).map_err(storage)?;
-        let flushed = self.parts.flusher.flush(job).await.await;
+        let flushed = self.parts.flusher.flush(job, &self.parts.shared).await.await;
         flushed.map_err(|_| PartitionError::Closed)?.map_err(storage)?;
         self.parts.shared.view.advance_recovery_point(log_end);
         Ok(())
     }
+}
+
+fn is_disk_full(result: &Result<(), StorageError>) -> bool {
+    result.as_ref().is_err_and(StorageError::is_disk_full)
 }
 
 /// The flush in flight, for ever if there is none. `None` inside: the flusher is gone.

@@ -17,6 +17,7 @@ mod opening;
 mod registry;
 mod shared;
 mod space;
+mod trusted;
 mod types;
 mod validate;
 
@@ -24,16 +25,20 @@ pub use error::PartitionError;
 pub use handle::{PartitionHandle, PendingAppend};
 pub use registry::{PartitionReport, Partitions, PartitionsOptions};
 pub use types::{
-    Acks, AppendOptions, AppendOrigin, Appended, ListOffset, ListedOffset, ProducerReport,
-    ReadSlice, Watermarks,
+    Acks, AppendOptions, AppendOrigin, Appended, DiskReport, ListOffset, ListedOffset,
+    ProducerReport, ReadSlice, StorageReport, Watermarks,
 };
 
+#[cfg(test)]
+mod commit_tests;
 #[cfg(test)]
 mod compaction_tests;
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod expiry_tests;
+#[cfg(test)]
+mod full_disk_tests;
 #[cfg(test)]
 mod test_support;
 #[cfg(test)]

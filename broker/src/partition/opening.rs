@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use tailway_daemon::clock::Clock;
 use tailway_metadata::ids::{TopicId, TopicPartition};
-use tailway_storage::{StorageError, atomic_replace};
+use tailway_storage::{Filesystem, StorageError, atomic_replace};
 use tokio::sync::mpsc;
 
 use super::checkpoints::Checkpoints;
@@ -15,6 +15,7 @@ use super::flusher::Flusher;
 use super::registry::PartitionReport;
 use super::shared::Shared;
 use super::space::DiskSpace;
+use super::trusted::TrustedClock;
 use super::{PartitionError, Watermarks};
 use crate::log::checkpoint::{
     PARTITION_METADATA, decode_partition_metadata, encode_partition_metadata,
@@ -28,6 +29,8 @@ pub(super) struct Opening {
     pub(super) config: LogConfig,
     pub(super) leader_epoch: i32,
     pub(super) clock: Clock,
+    pub(super) trusted: Arc<TrustedClock>,
+    pub(super) filesystem: Option<Arc<dyn Filesystem>>,
     pub(super) producer_ttl_ms: i64,
     pub(super) checkpoints: Arc<Checkpoints>,
     pub(super) flusher: Flusher,
@@ -128,6 +131,7 @@ fn build(opening: Opening, found: Found) -> Result<Driver, StorageError> {
     let producer_ttl_ms = opening.producer_ttl_ms;
     let Opening { tp, topic_id, config, leader_epoch, clock, checkpoints, flusher, space, .. } =
         opening;
+    let (trusted, filesystem) = (opening.trusted, opening.filesystem);
     let Found { segments, log_start, log_end, producers, epochs, .. } = found;
     let disk = Arc::clone(checkpoints.disk());
     let dir = checkpoints.log_dir(&tp);
@@ -154,7 +158,9 @@ fn build(opening: Opening, found: Found) -> Result<Driver, StorageError> {
         Shared::new(tp, topic_id, view, sender, (space, clock.clone()), watermarks, config);
     shared.leader_epoch.store(leader_epoch, Ordering::Release);
     shared.cleaned.store(cleaned, Ordering::Release);
-    Ok(Driver { shared: Arc::new(shared), commands, log, leader, flusher, clock, checkpoints })
+    shared.set_elsewhere(filesystem.is_some_and(|known| !known.holds(&dir).unwrap_or(false)));
+    let shared = Arc::new(shared);
+    Ok(Driver { shared, commands, log, leader, flusher, clock, trusted, checkpoints })
 }
 
 /// One line about what was unusual.

@@ -12,16 +12,17 @@ use std::time::Duration;
 use tailway_daemon::clock::Clock;
 use tailway_daemon::tasks::{Deadline, Group, Stop, Tasks};
 use tailway_metadata::ids::{TopicId, TopicPartition};
-use tailway_storage::{Disk, StorageError};
+use tailway_storage::{Disk, Filesystem, StorageError};
 use tokio::sync::{OnceCell, oneshot};
 
 use super::checkpoints::Checkpoints;
 use super::directory;
 use super::driver::{Closing, Command};
-use super::flusher::Flusher;
+use super::flusher::{Flusher, Means};
 use super::opening::{NotOpened, Opening, open};
-use super::space::DiskSpace;
-use super::{PartitionError, PartitionHandle};
+use super::space::{DiskSpace, LOOK_INTERVAL};
+use super::trusted::TrustedClock;
+use super::{PartitionError, PartitionHandle, StorageReport};
 use crate::log::{LogConfig, parse_dir};
 
 /// Checkpoints lag behind by this much at most.
@@ -41,6 +42,8 @@ pub struct PartitionsOptions {
     pub retention_check_interval: Duration,
     /// Idempotent producers unheard of for this long are forgotten (Kafka: `producer.id.expiration.ms`, 1 day).
     pub producer_id_expiration: Duration,
+    /// Bytes that are held back on the disk for commits and deletions; a small disk holds less back.
+    pub disk_reserve: u64,
 }
 
 /// What recovery found in one partition.
@@ -67,9 +70,11 @@ pub struct Partitions {
 
 struct Inner {
     clock: Clock,
+    trusted: Arc<TrustedClock>,
     producer_ttl_ms: i64,
     checkpoints: Arc<Checkpoints>,
     flusher: Flusher,
+    filesystem: Option<Arc<dyn Filesystem>>,
     space: Arc<DiskSpace>,
     tasks: Tasks,
     owners: Group,
@@ -90,25 +95,36 @@ impl Partitions {
     /// recovered when `open_or_create` names them; directories that nothing names are left alone, except the rests of
     /// deleted partitions.
     pub async fn open(options: PartitionsOptions) -> Result<Self, PartitionError> {
-        let PartitionsOptions { disk, data_dir, clock, .. } = options;
-        let checkpoints = blocking(move || {
+        let PartitionsOptions { disk, data_dir, clock, disk_reserve, .. } = options;
+        let (checkpoints, space, filesystem) = blocking(move || {
             disk.create_dir_all(&data_dir)?;
             directory::purge_deleted(disk.as_ref(), &data_dir)?;
-            Checkpoints::open(disk, data_dir)
+            // Before the first write: what cannot be written from here on is told.
+            let filesystem = disk.filesystem(&data_dir)?;
+            let space = DiskSpace::open(Arc::clone(&disk), data_dir.clone(), disk_reserve)?;
+            let space = Arc::new(space);
+            let checkpoints = Checkpoints::open(disk, data_dir, Arc::clone(&space))?;
+            Ok((Arc::new(checkpoints), space, filesystem))
         })
         .await?;
-        let checkpoints = Arc::new(checkpoints);
         let data_dir = checkpoints.data_dir().to_path_buf();
-        let space = DiskSpace::new(Arc::clone(checkpoints.disk()), data_dir);
         let tasks = Tasks::new();
         let service = tasks.group("partition service");
         let owners = tasks.group("partitions");
         let ttl = options.producer_id_expiration.as_millis();
+        let means = Means {
+            clock: clock.clone(),
+            data_dir,
+            filesystem: filesystem.clone(),
+            space: Arc::clone(&space),
+        };
         let inner = Inner {
+            trusted: Arc::new(TrustedClock::new(clock.clone())),
             clock,
             producer_ttl_ms: i64::try_from(ttl).unwrap_or(i64::MAX),
-            flusher: Flusher::start(&service),
-            space: Arc::new(space),
+            flusher: Flusher::start(&service, means),
+            filesystem,
+            space: Arc::clone(&space),
             checkpoints: Arc::clone(&checkpoints),
             tasks,
             owners,
@@ -116,6 +132,7 @@ impl Partitions {
         };
         let partitions = Self { inner: Arc::new(inner) };
         service.spawn("checkpoints", |stop| write_checkpoints(checkpoints, stop));
+        service.spawn("disk space", |stop| watch_space(space, stop));
         let weak = Arc::downgrade(&partitions.inner);
         let interval = options.retention_check_interval;
         service.spawn("housekeeping", move |mut stop| async move {
@@ -186,6 +203,12 @@ impl Partitions {
     /// What recovery did, per partition opened so far.
     pub fn reports(&self) -> Vec<PartitionReport> {
         self.lock().reports.values().cloned().collect()
+    }
+
+    /// Room on the disk, and how commit groups are synced.
+    pub fn storage(&self) -> StorageReport {
+        let syncfs_from_files = self.inner.flusher.crossover();
+        StorageReport { disk: self.inner.space.report(), syncfs_from_files }
     }
 
     /// Partition directories on disk that nothing opened.
@@ -269,6 +292,8 @@ impl Partitions {
             config,
             leader_epoch,
             clock: inner.clock.clone(),
+            trusted: Arc::clone(&inner.trusted),
+            filesystem: inner.filesystem.clone(),
             producer_ttl_ms: inner.producer_ttl_ms,
             checkpoints: Arc::clone(&inner.checkpoints),
             flusher: inner.flusher.clone(),
@@ -342,6 +367,15 @@ async fn write_checkpoints(checkpoints: Arc<Checkpoints>, mut stop: Stop) {
         if let Err(error) = blocking(move || checkpoints.write_all()).await {
             tracing::warn!(%error, "the checkpoints could not be written; the next start takes longer");
         }
+    }
+}
+
+/// Follows the room on the disk.
+async fn watch_space(space: Arc<DiskSpace>, mut stop: Stop) {
+    while stop.unless(tokio::time::sleep(LOOK_INTERVAL)).await.is_some() {
+        let space = Arc::clone(&space);
+        // A panic in there has been reported where it happened.
+        tailway_runtime::spawn_blocking(move || space.look()).await.ok();
     }
 }
 

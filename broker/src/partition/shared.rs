@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) leader_epoch: AtomicI32,
     /// Offsets below were compacted.
     pub(super) cleaned: AtomicI64,
+    /// Its directory lies on another file system than the data directory.
+    elsewhere: AtomicBool,
     failure: OnceLock<PartitionError>,
     closed: AtomicBool,
 }
@@ -49,6 +51,7 @@ impl Shared {
             config: RwLock::new(Arc::new(config)),
             leader_epoch: AtomicI32::new(-1),
             cleaned: AtomicI64::new(0),
+            elsewhere: AtomicBool::new(false),
             failure: OnceLock::new(),
             closed: AtomicBool::new(false),
         }
@@ -77,6 +80,14 @@ impl Shared {
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.watermarks.send_modify(|_| {});
+    }
+
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.elsewhere.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_elsewhere(&self, elsewhere: bool) {
+        self.elsewhere.store(elsewhere, Ordering::Release);
     }
 
     pub(super) fn leader_epoch(&self) -> i32 {

@@ -62,6 +62,7 @@ pub(super) fn options(disk: Arc<dyn Disk>, clock: &Clock) -> PartitionsOptions {
         clock: clock.clone(),
         retention_check_interval: Duration::from_mins(5),
         producer_id_expiration: Duration::from_hours(24),
+        disk_reserve: 0,
     }
 }
 
@@ -172,6 +173,10 @@ pub(super) struct Images<T> {
 impl<T> Images<T> {
     pub(super) fn push(&self, image: SimDisk, what: T) {
         self.taken.lock().unwrap().push((image, what));
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.taken.lock().unwrap().len()
     }
 
     pub(super) fn take(&self) -> Vec<(SimDisk, T)> {

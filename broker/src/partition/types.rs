@@ -120,3 +120,24 @@ pub struct ProducerReport {
     /// When the broker heard of it last, by the broker's clock.
     pub last_heard: WallMs,
 }
+
+/// The room on the data directory's file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DiskReport {
+    /// When it was last asked for.
+    pub free_bytes: u64,
+    /// With less than this free, clients' records are refused.
+    pub limit_bytes: u64,
+    /// What the reserve file holds back; 0 while it is given up.
+    pub reserve_bytes: u64,
+    /// Whether clients' records are refused now.
+    pub refusing: bool,
+}
+
+/// What a data directory's partitions stand on, for `/status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StorageReport {
+    pub disk: DiskReport,
+    /// From this many dirty files on a commit group is synced by one syncfs; `None`: never.
+    pub syncfs_from_files: Option<usize>,
+}

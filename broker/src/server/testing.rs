@@ -100,6 +100,7 @@ impl TestBroker {
             clock: clock.clone(),
             retention_check_interval: Duration::from_mins(5),
             producer_id_expiration: Duration::from_hours(24),
+            disk_reserve: 0,
         })
         .await
         .unwrap();

@@ -17,6 +17,7 @@ pub const POINTS: &[&str] = &[
     "storage.sync_data",
     "storage.rename",
     "storage.sync_dir",
+    "storage.sync_filesystem",
     "storage.remove",
 ];
 
@@ -51,12 +52,15 @@ pub const CRASHES: &[&str] = &[
     "storage.sync_data.before",
     "storage.sync_dir.after",
     "storage.sync_dir.before",
+    "storage.sync_filesystem.after",
+    "storage.sync_filesystem.before",
     "storage.write.after",
     "storage.write.before",
 ];
 
 /// Every bound that a test may make smaller.
-pub const BOUNDS: &[&str] = &["agent.journal_rewrite_bytes", "coordinator.snapshot_every"];
+pub const BOUNDS: &[&str] =
+    &["agent.journal_rewrite_bytes", "broker.syncfs_from_files", "coordinator.snapshot_every"];
 
 /// Every bug that can be planted: a guarded line of production code, broken on order, for simulations and tests to find.
 pub const BUGS: &[&str] = &[

@@ -57,9 +57,27 @@ pub trait Disk: Debug + Send + Sync {
     /// Bytes that an unprivileged process can still write to the file system of `path`.
     fn free_bytes(&self, path: &Path) -> Result<u64, StorageError>;
 
+    /// Bytes that the file system of `path` has in all, full or free.
+    fn total_bytes(&self, path: &Path) -> Result<u64, StorageError>;
+
+    /// A way to make everything on the file system of `dir` durable at once. `None` where that would not be sure to report
+    /// what could not be written: then each file has to be synced by itself.
+    fn filesystem(&self, dir: &Path) -> Result<Option<Arc<dyn Filesystem>>, StorageError>;
+
     /// Locks a directory, which must exist, for one program at a time, or says who holds it. The lock goes when the value
     /// is dropped and when the program ends, however it does.
     fn lock_dir(&self, dir: &Path) -> Result<DirLock, StorageError>;
+}
+
+/// A whole file system.
+pub trait Filesystem: Debug + Send + Sync {
+    /// Makes all contents, lengths and names on it durable (syncfs). An error says that something of anybody's is not, and it
+    /// is told once: whoever got it must not take a later success for the durability of what was written before, but sync
+    /// each file by itself, which tells again. Not to be called twice at once, for the same reason.
+    fn sync(&self) -> Result<(), StorageError>;
+
+    /// Whether what is at `path` lies on this file system.
+    fn holds(&self, path: &Path) -> Result<bool, StorageError>;
 }
 
 /// An open file.
@@ -81,6 +99,9 @@ pub trait DiskFile: Debug + Send + Sync {
 
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> Result<(), StorageError>;
+
+    /// Extends the file to `len` bytes, if it is shorter, with room on the disk for all of them.
+    fn allocate(&self, len: u64) -> Result<(), StorageError>;
 
     /// Makes contents and length durable (fdatasync). Not the directory entry: see `Disk::sync_dir`.
     fn sync_data(&self) -> Result<(), StorageError>;

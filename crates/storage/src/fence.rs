@@ -96,6 +96,10 @@ impl DiskFile for FencedFile {
         self.fence.guard(self.path(), || self.file.set_len(len))
     }
 
+    fn allocate(&self, len: u64) -> Result<(), StorageError> {
+        self.fence.guard(self.path(), || self.file.allocate(len))
+    }
+
     fn sync_data(&self) -> Result<(), StorageError> {
         self.fence.guard(self.path(), || self.file.sync_data())
     }

@@ -9,9 +9,11 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, FallocateFlags};
+use rustix::io::Errno;
 
-use crate::{DirEntry, DirLock, Disk, DiskFile, OpenMode, StorageError};
+use crate::filesystem::FsFilesystem;
+use crate::{DirEntry, DirLock, Disk, DiskFile, Filesystem, OpenMode, StorageError};
 
 /// Slices handed to one pwritev call at most (IOV_MAX is 1024).
 const SLICES_PER_WRITE_MAX: usize = 1024;
@@ -115,6 +117,17 @@ impl Disk for FsDisk {
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
+    fn total_bytes(&self, path: &Path) -> Result<u64, StorageError> {
+        let stat = rustix::fs::statvfs(path)
+            .map_err(|error| StorageError::io("statvfs", path, error.into()))?;
+        Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+    }
+
+    fn filesystem(&self, dir: &Path) -> Result<Option<Arc<dyn Filesystem>>, StorageError> {
+        let filesystem = FsFilesystem::open(dir)?;
+        Ok(filesystem.map(|filesystem| Arc::new(filesystem) as Arc<dyn Filesystem>))
+    }
+
     fn lock_dir(&self, dir: &Path) -> Result<DirLock, StorageError> {
         DirLock::flock(dir)
     }
@@ -172,6 +185,20 @@ impl DiskFile for FsFile {
             .map_err(|error| StorageError::io("set length of", &self.path, error))
     }
 
+    fn allocate(&self, len: u64) -> Result<(), StorageError> {
+        let failed = |error: io::Error| StorageError::io("allocate", &self.path, error);
+        let now = self.file.metadata().map_err(failed)?.len();
+        if now >= len {
+            return Ok(());
+        }
+        match rustix::fs::fallocate(&self.file, FallocateFlags::empty(), 0, len) {
+            Ok(()) => Ok(()),
+            // The file system has no such call: what is written takes room as well.
+            Err(Errno::OPNOTSUPP) => fill(&self.file, now, len).map_err(failed),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
     fn sync_data(&self) -> Result<(), StorageError> {
         tailway_faults::check("storage.sync_data")
             .and_then(|()| self.file.sync_data())
@@ -183,6 +210,19 @@ impl DiskFile for FsFile {
         rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)
             .map_err(|error| StorageError::io("fadvise", &self.path, error.into()))
     }
+}
+
+/// Writes zeros from `from` to `to`.
+fn fill(file: &File, from: u64, to: u64) -> io::Result<()> {
+    const PIECE: u64 = 1 << 20;
+    let zeros = vec![0; usize::try_from(PIECE).unwrap_or_default()];
+    let mut at = from;
+    while at < to {
+        let piece = usize::try_from((to - at).min(PIECE)).unwrap_or_default();
+        file.write_all_at(&zeros[..piece], at)?;
+        at += piece as u64;
+    }
+    Ok(())
 }
 
 /// pwritev until everything is written: the kernel may take less than it was given.
@@ -200,7 +240,7 @@ fn write_all_at(file: &File, slices: &[IoSlice<'_>], offset: u64) -> io::Result<
                 offset += written as u64;
                 IoSlice::advance_slices(&mut rest, written);
             }
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
     }

@@ -13,6 +13,7 @@
 mod disk;
 mod error;
 mod fence;
+mod filesystem;
 mod frame;
 mod fs;
 mod journal;
@@ -21,7 +22,7 @@ mod replace;
 mod seed;
 mod sim;
 
-pub use disk::{DirEntry, Disk, DiskFile, OpenMode};
+pub use disk::{DirEntry, Disk, DiskFile, Filesystem, OpenMode};
 pub use error::StorageError;
 pub use fence::{Fence, FencedFile};
 pub use fs::FsDisk;

@@ -10,7 +10,7 @@ use super::names::Node;
 use super::trace::{Act, DiskEvent, Operation, Outcome};
 use super::{SimDisk, State, lock, number_of};
 use crate::lock::LOCK_FILE;
-use crate::{DirEntry, DirLock, Disk, DiskFile, OpenMode, StorageError};
+use crate::{DirEntry, DirLock, Disk, DiskFile, Filesystem, OpenMode, StorageError};
 
 /// What a call is, for faults and trace.
 struct Call<'a> {
@@ -234,9 +234,12 @@ impl State {
 
     fn sync(&mut self, file: &FileNode, strike: Strike) -> io::Result<()> {
         let Strike::Error(failure) = strike else {
-            let strays = lock(file).sync();
+            let mut images = lock(file);
+            let strays = images.sync();
+            let untold = std::mem::take(&mut images.unreported);
+            drop(images);
             self.land(strays);
-            return Ok(());
+            return if untold { Err(rustix::io::Errno::IO.into()) } else { Ok(()) };
         };
         // Of a sync that the power cut, everything stays pending: the cut decides.
         if failure != Failure::PowerCut {
@@ -244,6 +247,36 @@ impl State {
             let odds = Odds::draw(seed);
             let strays = lock(file).settle(seed, odds);
             self.land(strays);
+        }
+        Err(failure.error())
+    }
+
+    fn sync_filesystem(&mut self, strike: Strike) -> io::Result<()> {
+        let dirty: Vec<FileNode> =
+            self.names.files(false).into_values().filter(|file| lock(file).is_dirty()).collect();
+        let Strike::Error(failure) = strike else {
+            for file in &dirty {
+                let strays = lock(file).sync();
+                self.land(strays);
+            }
+            self.names.sync_all();
+            return Ok(());
+        };
+        if failure != Failure::PowerCut {
+            // Each file is written or damaged, and the names are not: one error for all of it.
+            for file in &dirty {
+                if self.faults.seed.coin() {
+                    let strays = lock(file).sync();
+                    self.land(strays);
+                } else {
+                    let odds = Odds::draw(&mut self.faults.seed);
+                    let mut images = lock(file);
+                    let strays = images.settle(&mut self.faults.seed, odds);
+                    images.unreported = true;
+                    drop(images);
+                    self.land(strays);
+                }
+            }
         }
         Err(failure.error())
     }
@@ -334,6 +367,14 @@ impl Disk for SimDisk {
         self.look("statvfs", path, |state| Ok(state.room()))
     }
 
+    fn total_bytes(&self, path: &Path) -> Result<u64, StorageError> {
+        self.look("statvfs", path, |state| Ok(state.bytes_max.unwrap_or(u64::MAX)))
+    }
+
+    fn filesystem(&self, dir: &Path) -> Result<Option<Arc<dyn Filesystem>>, StorageError> {
+        Ok(Some(Arc::new(SimFilesystem { disk: self.clone(), dir: Arc::from(dir) })))
+    }
+
     fn lock_dir(&self, dir: &Path) -> Result<DirLock, StorageError> {
         let path: Arc<Path> = Arc::from(dir.join(LOCK_FILE));
         let taken = self.all_or_nothing(Call::new(Operation::Lock, &path), |state| {
@@ -357,6 +398,24 @@ impl Disk for SimDisk {
                 holder: "another user of this simulated disk".to_owned(),
             }),
         }
+    }
+}
+
+/// All of a simulated disk.
+#[derive(Debug)]
+struct SimFilesystem {
+    disk: SimDisk,
+    dir: Arc<Path>,
+}
+
+impl Filesystem for SimFilesystem {
+    fn sync(&self) -> Result<(), StorageError> {
+        let call = Call::new(Operation::SyncFilesystem, &self.dir);
+        self.disk.call(call, |state, strike, _| state.sync_filesystem(strike))
+    }
+
+    fn holds(&self, path: &Path) -> Result<bool, StorageError> {
+        self.disk.exists(path)
     }
 }
 
@@ -438,6 +497,11 @@ impl DiskFile for SimFile {
             state.change(&mut images, |images| images.set_len(len));
             Ok(())
         })
+    }
+
+    fn allocate(&self, len: u64) -> Result<(), StorageError> {
+        // A file's holes take room here.
+        if self.len()? < len { self.set_len(len) } else { Ok(()) }
     }
 
     fn sync_data(&self) -> Result<(), StorageError> {

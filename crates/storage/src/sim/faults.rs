@@ -20,7 +20,8 @@ pub struct SimFaults {
     /// EIO, the length unchanged.
     pub set_len_error: u32,
     /// EIO, and what was pending is partly on the platter and otherwise forgotten, though the cache still shows it: the
-    /// next sync has nothing to do and succeeds (Linux; the PostgreSQL fsync errors of 2018).
+    /// next sync has nothing to do and succeeds (Linux; the PostgreSQL fsync errors of 2018). A syncfs that fails does so to
+    /// some of the files that had something pending; a later sync of one of those, and no other, tells it once more.
     pub sync_error: u32,
     /// EIO, the changes still pending.
     pub sync_dir_error: u32,
@@ -38,7 +39,7 @@ impl SimFaults {
             Operation::Read => self.read_error,
             Operation::Write => self.write_error,
             Operation::SetLen => self.set_len_error,
-            Operation::SyncData => self.sync_error,
+            Operation::SyncData | Operation::SyncFilesystem => self.sync_error,
             Operation::SyncDir => self.sync_dir_error,
             Operation::Create | Operation::Rename | Operation::Remove => self.name_error,
             Operation::Open | Operation::Lock => 0,

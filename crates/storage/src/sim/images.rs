@@ -72,6 +72,8 @@ pub(super) struct Images {
     pub(super) number: u64,
     /// Whether a live name leads here: only then it counts as used space.
     pub(super) linked: bool,
+    /// A failed syncfs lost something of it, which only a sync of this file still tells.
+    pub(super) unreported: bool,
     live: Vec<u8>,
     durable: Vec<u8>,
     /// Changes since the last sync, oldest first.
@@ -83,7 +85,7 @@ pub(super) struct Images {
 impl Images {
     pub(super) fn new(number: u64) -> Images {
         let (live, durable, pending, bytes) = Default::default();
-        Images { number, linked: false, live, durable, pending, bytes }
+        Images { number, linked: false, unreported: false, live, durable, pending, bytes }
     }
 
     pub(super) fn live(&self) -> &[u8] {
@@ -96,6 +98,11 @@ impl Images {
 
     pub(super) fn len(&self) -> u64 {
         self.live.len() as u64
+    }
+
+    /// Whether something waits to be written.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     pub(super) fn read(&self, buf: &mut [u8], offset: u64) -> usize {
@@ -219,6 +226,7 @@ impl Images {
     pub(super) fn forget_cache(&mut self) {
         self.pending.clear();
         self.bytes.clear();
+        self.unreported = false;
         self.live.clone_from(&self.durable);
     }
 

@@ -258,6 +258,9 @@ impl SimDisk {
         state.life += 1;
         state.ended_by = why;
         state.locks.clear();
+        for file in state.names.files(false).values() {
+            lock(file).unreported = false;
+        }
         state.faults.power_on();
         let event = state.note_act(act, Path::new("/"), 0);
         let next = SimDisk { shared: Arc::clone(&self.shared), life: state.life };
@@ -351,6 +354,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
+mod filesystem_tests;
 #[cfg(test)]
 mod model_tests;
 #[cfg(test)]

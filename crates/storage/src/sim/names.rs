@@ -227,6 +227,13 @@ impl Names {
         }
     }
 
+    /// Makes all changes of all directories durable.
+    pub(super) fn sync_all(&mut self) {
+        for (dir, change) in &self.take_all() {
+            apply(&mut self.dirs, |dir| &mut dir.durable, *dir, change);
+        }
+    }
+
     fn take_of(&mut self, dir: u64) -> Vec<(u64, Change)> {
         let Some(entries) = self.dirs.get_mut(&dir) else { return Vec::new() };
         std::mem::take(&mut entries.pending).into_iter().map(|change| (dir, change)).collect()

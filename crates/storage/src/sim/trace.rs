@@ -27,6 +27,8 @@ pub enum Operation {
     /// Of a file or a directory.
     Remove,
     SyncDir,
+    /// Of everything.
+    SyncFilesystem,
     /// The lock of a directory.
     Lock,
 }
@@ -47,6 +49,7 @@ impl Operation {
             Operation::Rename => "rename",
             Operation::Remove => "remove",
             Operation::SyncDir => "sync directory",
+            Operation::SyncFilesystem => "syncfs",
             Operation::Lock => "lock",
         }
     }
