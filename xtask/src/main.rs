@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stderr, reason = "a command-line tool talks to its user on stderr")]
 
+mod teeth;
 mod tidy;
 
 use std::path::{Path, PathBuf};
@@ -71,6 +72,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Breaks guarded lines one at a time and demands that a test, a torture or the simulation fails for each.
+    Teeth {
+        /// Take the simulation's verdicts from its last record instead of running it.
+        #[arg(long)]
+        recorded: bool,
+    },
     /// Idle RSS and time to ready of each daemon, as a table.
     Footprint,
 }
@@ -95,19 +102,8 @@ fn main() -> Result<ExitCode> {
             vec!["--frames".into(), frames.to_string(), "--seed".into(), seed.to_string()],
         ),
         Task::History { files } => return history(&root, &files),
-        Task::Sim { args } => run(cargo(&root)
-            .args([
-                "run",
-                "--quiet",
-                "--release",
-                "--locked",
-                "-p",
-                "tailway-sim",
-                "--features",
-                "sim",
-                "--",
-            ])
-            .args(args)),
+        Task::Sim { args } => run(cargo(&root).args(SIM).args(args)),
+        Task::Teeth { recorded } => teeth::run(&root, recorded),
         Task::Torture { args } => e2e(&root, "torture", args),
         Task::CrashPoints { args } => e2e(&root, "crash-points", args),
         Task::PowerCuts { args } => e2e(&root, "power-cuts", args),
@@ -115,6 +111,10 @@ fn main() -> Result<ExitCode> {
     }?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// The simulator, to be followed by its arguments.
+const SIM: [&str; 9] =
+    ["run", "--quiet", "--release", "--locked", "-p", "tailway-sim", "--features", "sim", "--"];
 
 fn workspace_root() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,0 +1,207 @@
+//! `cargo x teeth`: each guarded line of production code is broken in turn, and something must fail.
+//!
+//! What is broken are the bugs that `crates/faults` lists. The simulation hunts every one of them (`cargo x sim --plants`,
+//! which says by which seed it was found); the teeth in `TEETH` are the named tests and tortures that bite besides: each is
+//! run with the bug planted, and must fail, and without it, and must pass. A bug that nothing finds fails the command, and
+//! `docs/evidence/teeth.md` is the table of all.
+
+#![allow(clippy::print_stdout, reason = "prints the verdicts")]
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// What bites when a bug is planted.
+#[derive(Clone, Copy, Debug)]
+enum Bite {
+    /// A test by its full name.
+    Test { package: &'static str, name: &'static str },
+    /// `cargo x torture` with these arguments.
+    Torture { args: &'static [&'static str] },
+}
+
+use Bite::{Test, Torture};
+
+/// Bug and what bites besides the simulation.
+const TEETH: &[(&str, Bite)] = &[
+    (
+        "agent.doubts_sent_anew",
+        Torture { args: &["--seed", "5", "--minutes", "0.5", "--kills", "8", "--lines", "40000"] },
+    ),
+    (
+        "broker.failed_sync_retried",
+        Test {
+            package: "tailway-broker",
+            name: "partition::tests::a_failed_sync_acknowledges_nothing_and_fences_for_good",
+        },
+    ),
+];
+
+/// The packages with tests that bite, built together so that one build serves all.
+const PACKAGES: [&str; 5] =
+    ["tailway-storage", "tailway-broker", "tailway-coordinator", "tailway-client", "tailway-agent"];
+
+/// Runs all, and writes the table.
+pub(crate) fn run(root: &Path, recorded: bool) -> Result<()> {
+    let bugs = bugs(root)?;
+    if !recorded {
+        crate::run(crate::cargo(root).args(crate::SIM).arg("--plants"))?;
+    }
+    let found = found_by_simulation(root)?;
+    let mut rows = Vec::new();
+    let mut blunt = Vec::new();
+    for bug in &bugs {
+        let bites: Vec<Bite> =
+            TEETH.iter().filter(|(of, _)| of == bug).map(|(_, bite)| *bite).collect();
+        for bite in &bites {
+            let held = bite.holds(root, bug)?;
+            println!("{} {bug}: {}", if held { "bites " } else { "FAILED" }, bite.name());
+            if !held {
+                blunt.push(format!("{bug}: {}", bite.name()));
+            }
+        }
+        let seed = found.get(bug);
+        if seed.is_none() && bites.is_empty() {
+            blunt.push(format!("{bug}: nothing bites"));
+        }
+        let mut by: Vec<String> = bites.iter().map(|bite| bite.name()).collect();
+        by.extend(seed.map(|seed| format!("sim: seed {seed}")));
+        rows.push((bug.clone(), by.join("<br>")));
+    }
+    std::fs::write(root.join("docs/evidence/teeth.md"), table(root, &rows)?)?;
+    ensure!(blunt.is_empty(), "teeth that do not bite:\n{}", blunt.join("\n"));
+    println!("{} bugs, every one bitten; wrote docs/evidence/teeth.md", bugs.len());
+    Ok(())
+}
+
+impl Bite {
+    fn name(self) -> String {
+        match self {
+            Test { package, name } => format!("test `{name}` of {package}"),
+            Torture { args } => format!("`cargo x torture -- {}`", args.join(" ")),
+        }
+    }
+
+    /// Whether it passes without the bug and fails with it, for the reason that it looks for.
+    fn holds(self, root: &Path, bug: &str) -> Result<bool> {
+        match self {
+            Test { name, .. } => {
+                let (clean, said) = test(root, name, None)?;
+                ensure!(clean, "{name} fails without any bug:\n{said}");
+                ensure!(said.contains("1 passed"), "there is no test {name}:\n{said}");
+                let (passed, said) = test(root, name, Some(bug))?;
+                // A build that fails or a crash elsewhere proves nothing.
+                Ok(!passed
+                    && (said.contains(&format!("test {name} ... FAILED"))
+                        || said.contains("SIGABRT")))
+            }
+            Torture { args } => {
+                let (clean, said) = torture(root, args, None)?;
+                ensure!(clean, "this torture fails without any bug:\n{said}");
+                let (passed, said) = torture(root, args, Some(bug))?;
+                Ok(!passed && said.contains("not exactly once"))
+            }
+        }
+    }
+}
+
+fn test(root: &Path, name: &str, bug: Option<&str>) -> Result<(bool, String)> {
+    let mut command = crate::cargo(root);
+    command.args([
+        "test",
+        "--locked",
+        "-p",
+        "tailway-faults",
+        "--features",
+        "tailway-faults/faults",
+    ]);
+    command.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    command.args(["--lib", "--no-fail-fast", "--", "--exact", name]);
+    said(&mut command, bug)
+}
+
+fn torture(root: &Path, args: &[&str], bug: Option<&str>) -> Result<(bool, String)> {
+    let mut command = crate::cargo(root);
+    command.args(["run", "--quiet", "--release", "--locked", "-p", "tailway-e2e", "--", "torture"]);
+    command.args(args).args(bug.iter().flat_map(|bug| ["--plant", bug]));
+    said(&mut command, None)
+}
+
+/// Whether a command succeeded, and all that it said.
+fn said(command: &mut Command, bug: Option<&str>) -> Result<(bool, String)> {
+    if let Some(bug) = bug {
+        command.env("TAILWAY_PLANT", bug);
+    }
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    Ok((output.status.success(), said))
+}
+
+/// The list as it stands in the source.
+fn bugs(root: &Path) -> Result<Vec<String>> {
+    let source = std::fs::read_to_string(root.join("crates/faults/src/lib.rs"))?;
+    let list = source.split_once("pub const BUGS: &[&str] = &[").context("no list of bugs")?.1;
+    let (list, _) = list.split_once("];").context("no end of the list of bugs")?;
+    let bugs: Vec<String> = list.split('"').skip(1).step_by(2).map(str::to_owned).collect();
+    ensure!(!bugs.is_empty(), "the list of bugs is empty");
+    for (bug, _) in TEETH {
+        if !bugs.iter().any(|known| known == bug) {
+            bail!("there is a tooth for {bug}, but no such bug");
+        }
+    }
+    Ok(bugs)
+}
+
+/// Which seed of the simulation found which bug, from the table that it wrote.
+fn found_by_simulation(root: &Path) -> Result<BTreeMap<String, String>> {
+    let table = std::fs::read_to_string(root.join("docs/evidence/planted-bugs.md"))?;
+    let mut found = BTreeMap::new();
+    for line in table.lines() {
+        let cells: Vec<&str> = line.split(" | ").collect();
+        let bug = cells[0].strip_prefix("| `").and_then(|cell| cell.strip_suffix('`'));
+        if let (Some(bug), Some(seed)) = (bug, cells.get(2))
+            && !seed.starts_with("none")
+        {
+            found.insert(bug.to_owned(), (*seed).to_owned());
+        }
+    }
+    Ok(found)
+}
+
+fn table(root: &Path, rows: &[(String, String)]) -> Result<String> {
+    let mut git = Command::new("git");
+    git.current_dir(root).args(["rev-parse", "--short=12", "HEAD"]);
+    let (_, commit) = said(&mut git, None)?;
+    let mut text = format!(
+        "# Teeth\n\nWritten by `cargo x teeth` of commit {}. Each bug is one guarded line of production code behind the feature `faults`\n\
+         (`crates/faults`); what bites is shown to fail with the bug planted and to pass without it. What each line does wrong, and what\n\
+         the simulation's invariants said, is in [planted-bugs.md](planted-bugs.md).\n\n\
+         | bug | what bites |\n| --- | --- |\n",
+        commit.trim()
+    );
+    for (bug, by) in rows {
+        writeln!(text, "| `{bug}` | {by} |")?;
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every bug of the list has something that is known to bite: the simulation's record, or a tooth.
+    #[test]
+    fn every_bug_has_a_tooth() {
+        let root = crate::workspace_root();
+        let found = found_by_simulation(&root).unwrap();
+        let toothless = bugs(&root)
+            .unwrap()
+            .into_iter()
+            .filter(|bug| !found.contains_key(bug) && !TEETH.iter().any(|(of, _)| of == bug));
+        assert_eq!(toothless.collect::<Vec<_>>(), Vec::<String>::new());
+    }
+}
