@@ -80,6 +80,7 @@ impl CommitGroups {
     }
 
     /// As if a syncfs cost less from so many files on, whatever is measured: so that a test reaches it.
+    #[must_use]
     pub fn with_crossover_max(mut self, files: u64) -> Self {
         self.crossover_max =
             usize::try_from(files).map_or(CROSSOVER_MAX, |files| files.min(CROSSOVER_MAX));

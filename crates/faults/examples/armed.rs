@@ -5,7 +5,9 @@ fn main() {
     let failing =
         tailway_faults::POINTS.iter().filter(|point| tailway_faults::check(point).is_err());
     println!("{} points fail", failing.count());
-    tailway_faults::CRASHES.iter().for_each(|point| tailway_faults::crash(point));
+    for point in tailway_faults::CRASHES {
+        tailway_faults::crash(point);
+    }
     let bounds = tailway_faults::BOUNDS.iter().map(|name| tailway_faults::bound(name, 1));
     println!("{} bounds are small", bounds.filter(|bound| *bound == 0).count());
     let planted = tailway_faults::BUGS.iter().filter(|bug| tailway_faults::is_planted(bug));
