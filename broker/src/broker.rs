@@ -31,6 +31,7 @@ use crate::server::budget::Budget;
 use crate::server::context::{BrokerFacts, Services};
 use crate::server::refusals::Refusals;
 use crate::server::{AdvertisedListener, Server};
+use crate::start_report::StartReport;
 use crate::status;
 
 /// Threads that drive connections and partitions; blocking work has its own.
@@ -112,6 +113,7 @@ impl Broker {
             ClusterView::new(config.broker_id, config.rack.clone(), Arc::clone(&endpoints), image);
         let parts = Parts::new(&config, &context, view, partitions.clone(), link, &disk, metrics)?;
         let follower = parts.follow(&config, &disk, publish_image).await?;
+        StartReport::of(&partitions.reports(), &config.data_dir).say();
 
         let incarnation = IncarnationId(tailway_runtime::uuid());
         let producer_ids = parts.producer_ids.clone();

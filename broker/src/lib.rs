@@ -16,6 +16,7 @@ pub mod machine;
 pub mod metrics;
 pub mod partition;
 pub mod server;
+mod start_report;
 mod status;
 
 pub use broker::Broker;

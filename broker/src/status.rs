@@ -2,6 +2,7 @@
 //!
 //! Each section is read when it is asked for, from what is there anyway; nothing here waits for a disk or a peer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -11,8 +12,9 @@ use tailway_metadata::{IncarnationId, PartitionIndex};
 use crate::cluster::link::LinkState;
 use crate::config::Config;
 use crate::metrics::ListenerLabel;
-use crate::partition::PartitionHandle;
+use crate::partition::{PartitionHandle, StorageReport};
 use crate::server::{AdvertisedListener, Services};
+use crate::start_report::StartReport;
 
 /// Adds the broker's sections.
 pub(crate) fn publish(
@@ -62,6 +64,25 @@ pub(crate) fn publish(
             .iter()
             .map(|(tp, error)| json!({ "partition": tp.to_string(), "error": error.to_string() }))
             .collect()
+    });
+    publish_storage(status, services, config.data_dir.clone());
+}
+
+/// What is on the disk, and what the start found there.
+fn publish_storage(status: &Status, services: &Arc<Services>, data_dir: PathBuf) {
+    section(status, services, "start", move |services| {
+        let reports = services.routes.partitions().reports();
+        json!(StartReport::of(&reports, &data_dir))
+    });
+    section(status, services, "storage", |services| {
+        let StorageReport { disk, syncfs_from_files } = services.routes.partitions().storage();
+        json!({
+            "free_bytes": disk.free_bytes,
+            "refused_below_bytes": disk.limit_bytes,
+            "reserve_bytes": disk.reserve_bytes,
+            "refusing": disk.refusing,
+            "syncfs_from_files": syncfs_from_files,
+        })
     });
     section(status, services, "recovery", |services| {
         let reports = services.routes.partitions().reports();

@@ -36,6 +36,16 @@ pub(crate) enum Command {
     Tap(TapArgs),
     /// Send each line of standard input as a record (to any Kafka)
     Produce(ProduceArgs),
+    /// Measure Tailway on this machine and this disk
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway bench ack --partitions 1,6,100 --seconds 5"
+    )]
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
     /// Check a configuration file of any of the three daemons (exit 0 good, 78 not)
     #[command(after_help = "Example:\n  tailway check /etc/tailway/broker.yaml")]
     Check {
@@ -97,6 +107,41 @@ pub(crate) enum DevCommand {
         #[arg(long)]
         plaintext: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// How long a durable ack takes with N partitions written at once, beside the disk's own sync
+    Ack(BenchAckArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tailway bench ack
+  tailway bench ack --partitions 1,100 --seconds 3 --plaintext --dir /var/lib/tailway --json ack.json")]
+pub(crate) struct BenchAckArgs {
+    /// Active partitions, one row of the table each
+    #[arg(
+        long,
+        value_name = "N,N",
+        value_delimiter = ',',
+        default_values_t = [1, 6, 100, 1_000],
+        value_parser = clap::value_parser!(u16).range(1..=5_000)
+    )]
+    pub(crate) partitions: Vec<u16>,
+    /// How long each row is measured, after a warm-up of 2 s
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    pub(crate) seconds: u64,
+    /// Where data is kept while it runs: the disk of this directory is measured
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) dir: PathBuf,
+    /// Without TLS, on loopback
+    #[arg(long)]
+    pub(crate) plaintext: bool,
+    /// Also write everything as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 mod args;
+mod bench;
 mod check;
 mod dev;
 mod output;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Dev(args) => dev::run(args),
+        Command::Bench { command } => bench::run(command),
         Command::Check { file } => check::run(&file),
         Command::Topic { command } => one_thread(topic::run(command)),
         Command::Tap(args) => one_thread(tap::run(args)),

@@ -54,12 +54,11 @@ async fn look(
     let door =
         routes.partition(image, topic, index, NO_EPOCH_CHECK).map_err(|code| (code, None))?;
     let refused = |error: PartitionError| (partition_error_code(&error), Some(error.to_string()));
-    match deadline.run(door.producers()).await {
-        Some(found) => found.map_err(refused),
-        None => {
-            let text = "the partition's queue did not move in time; the disk may be slow";
-            Err((ErrorCode::REQUEST_TIMED_OUT, Some(text.to_owned())))
-        }
+    if let Some(found) = deadline.run(door.producers()).await {
+        found.map_err(refused)
+    } else {
+        let text = "the partition's queue did not move in time; the disk may be slow";
+        Err((ErrorCode::REQUEST_TIMED_OUT, Some(text.to_owned())))
     }
 }
 

@@ -219,6 +219,9 @@ impl PartitionHandle {
 
     /// A fenced log still serves what was durable before; a quarantined one serves nothing.
     fn check_readable(&self) -> Result<(), PartitionError> {
+        if tailway_faults::is_planted("broker.quarantine_served") {
+            return Ok(());
+        }
         match self.shared.failure() {
             None | Some(PartitionError::Storage { .. }) => Ok(()),
             Some(failure) => Err(failure),

@@ -20,9 +20,14 @@ const COORDINATOR_ID: i32 = 0;
 
 /// Writes DIR/{coordinator,broker,agent}.yaml.
 pub(crate) fn write(dir: &DevDir, inputs: &Inputs, plaintext: bool) -> Result<()> {
-    write_yaml(dir, "coordinator", &coordinator(dir))?;
-    write_yaml(dir, "broker", &broker(dir, plaintext))?;
+    write_servers(dir, plaintext)?;
     write_yaml(dir, "agent", &agent(dir, inputs))
+}
+
+/// Writes DIR/{coordinator,broker}.yaml.
+pub(crate) fn write_servers(dir: &DevDir, plaintext: bool) -> Result<()> {
+    write_yaml(dir, "coordinator", &coordinator(dir))?;
+    write_yaml(dir, "broker", &broker(dir, plaintext))
 }
 
 fn write_yaml<T: Serialize>(dir: &DevDir, daemon: &str, raw: &T) -> Result<()> {

@@ -5,8 +5,8 @@
 //! Invariant: dev.json is there exactly while everything runs and was ready.
 
 mod certs;
-mod configs;
-mod dir;
+pub(crate) mod configs;
+pub(crate) mod dir;
 mod expect;
 mod files;
 mod hints;
@@ -15,7 +15,7 @@ mod ports;
 mod progress;
 pub(crate) mod published;
 mod screen;
-mod system;
+pub(crate) mod system;
 mod validity;
 
 use std::fs::File;

@@ -32,9 +32,14 @@ pub(crate) struct System {
 impl System {
     /// Starts what is not yet running. After an error, `stop` stops what was started.
     pub(crate) async fn start(&mut self, dir: &DevDir, clock: &Clock) -> Result<()> {
-        start_one(&mut self.coordinator, &dir.config("coordinator"), clock).await?;
-        start_one(&mut self.broker, &dir.config("broker"), clock).await?;
+        self.start_servers(dir, clock).await?;
         start_one(&mut self.agent, &dir.config("agent"), clock).await
+    }
+
+    /// Starts coordinator and broker only.
+    pub(crate) async fn start_servers(&mut self, dir: &DevDir, clock: &Clock) -> Result<()> {
+        start_one(&mut self.coordinator, &dir.config("coordinator"), clock).await?;
+        start_one(&mut self.broker, &dir.config("broker"), clock).await
     }
 
     /// Name and context of each that runs, in the order of their start.
