@@ -256,6 +256,8 @@ async fn without_the_coordinator_what_exists_is_served_and_all_heals_when_it_ret
     stop(broker).await;
     let (broker, context) = house.broker(address, "data").await;
     ready(&context).await;
+    let start = &context.status.json()["start"];
+    assert_eq!((&start["logs"], &start["clean"]), (&1.into(), &1.into()), "{start}");
     let client = Client::connect(&broker).await;
     assert_eq!(client.store("t").await, 2);
     assert!(client.producer_id().await.unwrap() > before);
@@ -317,4 +319,23 @@ async fn a_data_directory_of_another_broker_is_a_configuration_error() {
     let error = Broker::start(config, Context::default()).await.err().unwrap();
     assert_eq!(error.exit().code(), 78);
     assert!(error.to_string().contains("belongs to broker 3, this is broker 4"), "{error}");
+}
+
+#[tokio::test]
+async fn a_data_directory_of_another_cluster_ends_the_broker_for_good() {
+    let house = House::new();
+    let coordinator = house.coordinator("127.0.0.1:0").await;
+    let (broker, context) = house.broker(coordinator.address(), "data").await;
+    ready(&context).await;
+    stop(broker).await;
+    let file = house.path("data").join("meta.properties");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(&format!("cluster.id={CLUSTER}"), "cluster.id=c-2"))
+        .unwrap();
+    let (broker, context) = house.broker(coordinator.address(), "data").await;
+    let cause = tokio::time::timeout(PATIENCE, context.tasks.failed()).await.unwrap();
+    assert!(cause.contains("c-2") && cause.contains(CLUSTER), "{cause}");
+    assert_eq!(context.tasks.exit().code(), 78);
+    stop(broker).await;
+    stop(coordinator).await;
 }

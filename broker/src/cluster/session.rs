@@ -83,6 +83,15 @@ impl SessionError {
             _ => false,
         }
     }
+
+    /// This broker's directory belongs to another cluster than the coordinator it was told to ask.
+    fn is_misconfiguration(&self) -> bool {
+        match self {
+            Self::Registration { code, .. } => *code == ErrorCode::INCONSISTENT_CLUSTER_ID,
+            Self::Identity(IdentityError::OtherCluster { .. }) => true,
+            _ => false,
+        }
+    }
 }
 
 /// What the session task is made of.
@@ -115,7 +124,11 @@ impl Session {
         while let Some(ended) = stop.unless(self.once(&mut previous_epoch, &mut backoff)).await {
             let Err(error) = ended;
             if error.is_fatal() {
-                self.tasks.fail(error.to_string());
+                if error.is_misconfiguration() {
+                    self.tasks.fail_misconfigured(error.to_string());
+                } else {
+                    self.tasks.fail(error.to_string());
+                }
                 break;
             }
             self.away(&error);

@@ -149,8 +149,12 @@ fn a_clock_that_is_not_settled_may_not_call_a_log_silent() {
     assert_eq!(deletable(&log, 20, 30, NONE, wrong), 2);
 }
 
-/// What the clocks say, minute by minute: (minutes since the start, wall clock off by this many minutes) and what is believed:
-/// (off by, settled, notice).
+/// Minutes since the start, and by how many the wall clock is off.
+type Said = (u64, i64);
+/// Off by, settled, notice.
+type Believed = (i64, bool, Option<ClockNotice>);
+
+/// What the clocks say and what is believed.
 #[test]
 fn a_wall_clock_is_believed_as_far_as_the_monotonic_one_agrees() {
     const YEARS: i64 = 10 * 365 * 24 * 60;
@@ -158,8 +162,6 @@ fn a_wall_clock_is_believed_as_far_as_the_monotonic_one_agrees() {
     let jumped = |minutes| Some(ClockNotice::Jumped { by_ms: off(minutes) });
     let accepted = |minutes| Some(ClockNotice::Accepted { by_ms: off(minutes) });
     let back = Some(ClockNotice::CameBack);
-    type Said = (u64, i64);
-    type Believed = (i64, bool, Option<ClockNotice>);
     let table: &[(&str, &[(Said, Believed)])] = &[
         (
             "steady, with small corrections",

@@ -28,7 +28,7 @@ const _: () = assert!(POWER_CUTS >= 200, "a release must survive more power cuts
 
 #[test]
 fn as_many_power_cuts_are_opened_as_said() {
-    let counts = SEEDS.map(|seeds| seeds.count());
+    let counts = SEEDS.map(Iterator::count);
     let [plain, retention, compaction, resends] = counts;
     let cuts = (plain + retention + compaction) * IMAGES_PER_SEED + resends * RESENDS_PER_SEED;
     assert_eq!((cuts, POWER_CUTS), (440, 440));

@@ -74,3 +74,34 @@ async fn a_producer_is_forgotten_a_day_after_its_last_append() {
         assert_eq!(handle.append(dated(timestamp, 0), ALL).await.unwrap().base_offset, 1);
     }
 }
+
+/// The batches themselves are gone from the disk; what is known of their producer is not, across a roll, retention, a kill
+/// and a power cut.
+#[tokio::test]
+async fn a_producer_is_known_although_retention_took_its_batches() {
+    let (disk, clock) = (SimDisk::new(), Clock::manual(WALL));
+    let config = LogConfig { retention_bytes: Some(1_500), ..small_segments() };
+    let partitions = Partitions::open(options(Arc::new(disk.clone()), &clock)).await.unwrap();
+    let handle = partition(&partitions, config.clone()).await;
+    for sequence in 0..5 {
+        handle.append(dated(WALL.0, sequence), ALL).await.unwrap();
+    }
+    for _ in 0..60 {
+        handle.append(values(&["of nobody"]), ALL).await.unwrap();
+    }
+    handle.run_housekeeping().await.unwrap();
+    assert!(handle.current().log_start > 4, "its batches are gone");
+    let cut = disk.crash_image(5);
+    let killed = disk.kill();
+    for (disk, what) in [(killed, "killed"), (cut, "power cut")] {
+        let again = Partitions::open(options(Arc::new(disk), &clock)).await.unwrap();
+        let handle = partition(&again, config.clone()).await;
+        assert!(handle.current().log_start > 4, "{what}");
+        for sequence in 0..5 {
+            let resent = handle.append(dated(WALL.0, sequence), ALL).await.unwrap();
+            assert_eq!(resent.base_offset, i64::from(sequence), "{what}");
+        }
+        let next = handle.append(dated(WALL.0, 5), ALL).await.unwrap();
+        assert_eq!(next.base_offset, 65, "{what}");
+    }
+}

@@ -163,7 +163,7 @@ async fn live<D: Daemon>(config: D::Config) -> Exit {
     let exit = told(hosted.stop(Deadline::after(STOP_DEADLINE)).await);
     if let Some(cause) = cause {
         tracing::error!(program = D::NAME, cause, "stopped because it could not go on");
-        return Exit::Failure;
+        return context.tasks.exit();
     }
     exit
 }

@@ -8,12 +8,15 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+
+use crate::exit::Exit;
 
 /// A point in time by which something has ended.
 #[derive(Clone, Copy, Debug)]
@@ -114,11 +117,17 @@ pub struct Tasks {
 struct Shared {
     state: Mutex<State>,
     failed: watch::Sender<Option<String>>,
+    /// What failed is the configuration.
+    misconfigured: AtomicBool,
 }
 
 impl Default for Shared {
     fn default() -> Shared {
-        Shared { state: Mutex::default(), failed: watch::Sender::new(None) }
+        Shared {
+            state: Mutex::default(),
+            failed: watch::Sender::new(None),
+            misconfigured: AtomicBool::new(false),
+        }
     }
 }
 
@@ -159,6 +168,18 @@ impl Tasks {
     /// Reports that the program cannot go on: whoever runs it stops it and exits 1. The first report stays.
     pub fn fail(&self, cause: impl Into<String>) {
         self.shared.fail(cause.into());
+    }
+
+    /// The same for what no restart can help, because this program was told to be something else than it is: exit 78.
+    pub fn fail_misconfigured(&self, cause: impl Into<String>) {
+        self.shared.misconfigured.store(true, Ordering::Release);
+        self.shared.fail(cause.into());
+    }
+
+    /// How the process ends after `failed`.
+    pub fn exit(&self) -> Exit {
+        let misconfigured = self.shared.misconfigured.load(Ordering::Acquire);
+        if misconfigured { Exit::Config } else { Exit::Failure }
     }
 
     /// Returns the cause once something called `fail` or a task panicked.

@@ -28,8 +28,8 @@ pub const CHECKS: &[Check] = &[
 ];
 
 const FULL: Duration = Duration::from_mins(1);
-/// Below the broker's reserve, and enough for commits.
-const LEFT: u64 = 24 << 20;
+/// Below the broker's limit on a disk of 192 MiB (a quarter of its twentieth), and enough for commits.
+const LEFT: u64 = 1 << 20;
 const RESUMES_WITHIN: Duration = Duration::from_secs(5);
 /// What librdkafka says for error 56, KAFKA_STORAGE_ERROR.
 const STORAGE_ERROR: &str = "Disk error when trying to access log file on disk";
