@@ -9,6 +9,11 @@ use serde::Serialize;
 const IN_DOUBT: &str = "finding out what became of batches that were sent before";
 const STORED: &str = "a batch in doubt is stored";
 const NOT_STORED: &str = "a batch in doubt is not stored";
+const APPENDED: &str = "a batch in doubt is appended, not yet committed";
+/// How a partition was asked: by DescribeProducers, by reading it, or not.
+const BY_LEADER: &str = "the leader told (DescribeProducers)";
+const BY_READING: &str = "the partition was read";
+const NOT_AT_ALL: &str = "not at all: ";
 const AS_IT_WAS: &str = "sending a batch again as it was";
 
 /// How batches in doubt were resolved.
@@ -18,6 +23,10 @@ pub struct Resolved {
     pub kills_with_open_plans: usize,
     /// Plans that starts found open.
     pub open: usize,
+    /// Partitions whose leader told what became of its batches, which were read for it, and which could not be looked into.
+    pub asked_leader: usize,
+    pub read_partition: usize,
+    pub not_looked: usize,
     pub found_stored: usize,
     pub sent_again_as_it_was: usize,
     pub sent_anew: usize,
@@ -38,7 +47,10 @@ pub fn read(log: &str, kills: &[usize]) -> Result<Resolved> {
                 open += digits.parse::<usize>().with_context(|| line.to_owned())?;
             }
             resolved.found_stored += usize::from(line.contains(STORED));
-            not_stored += usize::from(line.contains(NOT_STORED));
+            not_stored += usize::from(line.contains(NOT_STORED) || line.contains(APPENDED));
+            resolved.asked_leader += usize::from(line.contains(BY_LEADER));
+            resolved.read_partition += usize::from(line.contains(BY_READING));
+            resolved.not_looked += usize::from(line.contains(NOT_AT_ALL));
             resolved.sent_again_as_it_was += usize::from(line.contains(AS_IT_WAS));
         }
         resolved.open += open;
@@ -58,11 +70,11 @@ mod tests {
         let lives = [
             "INFO up\n".to_owned(),
             format!(
-                "INFO {IN_DOUBT} topic=logs batches=2\nINFO {STORED} plan=1\nINFO {NOT_STORED} plan=2\nINFO {AS_IT_WAS} plan=2\n"
+                "INFO {IN_DOUBT} topic=logs batches=2\nINFO how=\"{BY_LEADER}\"\nINFO {STORED} plan=1\nINFO {NOT_STORED} plan=2\nINFO {AS_IT_WAS} plan=2\n"
             ),
             "INFO up\n".to_owned(),
             format!(
-                "INFO {IN_DOUBT} topic=logs batches=1\nINFO {IN_DOUBT} topic=logs batches=3 x\nINFO {NOT_STORED} plan=1\n"
+                "INFO {IN_DOUBT} topic=logs batches=1\nINFO {IN_DOUBT} topic=logs batches=3 x\nINFO how=\"{BY_READING}: y\"\nINFO {NOT_STORED} plan=1\n"
             ),
         ];
         let mut kills = Vec::new();
@@ -72,6 +84,9 @@ mod tests {
         let expected = Resolved {
             kills_with_open_plans: 2,
             open: 6,
+            asked_leader: 1,
+            read_partition: 1,
+            not_looked: 0,
             found_stored: 1,
             sent_again_as_it_was: 1,
             sent_anew: 1,

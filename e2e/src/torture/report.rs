@@ -39,8 +39,9 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Resolved { kills_with_open_plans, open, found_stored, sent_again_as_it_was, sent_anew } =
-            self.resolved;
+        let Resolved { kills_with_open_plans, open, .. } = self.resolved;
+        let Resolved { asked_leader, read_partition, not_looked, .. } = self.resolved;
+        let Resolved { found_stored, sent_again_as_it_was, sent_anew, .. } = self.resolved;
         let killed: Vec<String> =
             self.killed.iter().map(|(part, count)| format!("{part} {count}")).collect();
         let Verdict { read, lost, repeated, foreign, disordered } = self.verdict;
@@ -56,6 +57,10 @@ impl fmt::Display for Report {
             f,
             "kills of the agent that hit open plans: {kills_with_open_plans} of {}",
             self.agent_kills()
+        )?;
+        writeln!(
+            f,
+            "partitions with batches in doubt: {asked_leader} resolved by DescribeProducers, {read_partition} by reading, {not_looked} not at all"
         )?;
         writeln!(
             f,
