@@ -28,7 +28,7 @@ use crate::ship::{self, Parts, ShipError, Shipper};
 use crate::tail::files::TailFiles;
 use crate::tail::os::OsFiles;
 
-const IDENTITY_FILE: &str = "agent.json";
+pub(crate) const IDENTITY_FILE: &str = "agent.json";
 const JOURNAL_FILE: &str = "journal";
 const IDENTITY_VERSION: u16 = 1;
 const SHIPPER_STACK_BYTES: usize = 1 << 20;

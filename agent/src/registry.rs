@@ -157,7 +157,7 @@ impl Registry {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::identity::{FileId, Generation, Head, Marker};
+    use crate::machine::identity::{FileId, Generation, Head, Ladder, Marker};
     use crate::machine::ledger::FileEntry;
     use tailway_metadata::time::WallMs;
     use tailway_storage::SimDisk;
@@ -175,6 +175,8 @@ mod tests {
             head: Head::default(),
             target: None,
             seen: WallMs(0),
+            ladder: Ladder::default(),
+            rebooted: false,
         })
     }
 

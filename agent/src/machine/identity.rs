@@ -166,6 +166,84 @@ pub fn hash_bytes(bytes: &[u8]) -> u64 {
     fnv(FNV_OFFSET, bytes)
 }
 
+/// A position that was read up to, and the marker there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rung {
+    pub offset: u64,
+    pub marker: Marker,
+}
+
+/// Most rungs of a ladder.
+pub const RUNGS_MAX: usize = 6;
+
+/// Positions that a file was acknowledged up to, ascending: dense at its end, rarer before it. When a
+/// host loses its power a file may come back with less in it than was read, and these tell how much
+/// of that is there still.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Ladder(Vec<Rung>);
+
+impl Ladder {
+    /// Of rungs that were saved; what is not ascending is left out.
+    pub fn of(rungs: impl IntoIterator<Item = Rung>) -> Self {
+        let mut ladder = Self::default();
+        rungs.into_iter().for_each(|rung| ladder.push(rung));
+        ladder
+    }
+
+    pub fn rungs(&self) -> &[Rung] {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds the position that is acknowledged now. Of too many rungs the one goes that stands
+    /// closest between its neighbours for its distance from the end.
+    pub fn push(&mut self, rung: Rung) {
+        if rung.marker.len == 0 || self.0.last().is_some_and(|last| last.offset >= rung.offset) {
+            return;
+        }
+        self.0.push(rung);
+        if self.0.len() <= RUNGS_MAX {
+            return;
+        }
+        // Small integers: of the gap that the rung would leave, how much is it of the distance?
+        let share = |at: usize| {
+            let gap = self.0[at + 1].offset - self.0[at - 1].offset;
+            let distance = rung.offset - self.0[at].offset;
+            (u128::from(gap) << 32) / u128::from(distance.max(1))
+        };
+        let closest = (1..self.0.len() - 1).min_by_key(|at| share(*at));
+        if let Some(at) = closest {
+            self.0.remove(at);
+        }
+    }
+
+    /// The highest rung that the file still reaches with the bytes that were there, and the next
+    /// above it, which it does not. `read` reads exactly that much of the file, or up to its end.
+    pub fn verify(
+        &self,
+        size: u64,
+        mut read: impl FnMut(u64, usize) -> io::Result<Vec<u8>>,
+    ) -> io::Result<Option<Rung>> {
+        for rung in self.0.iter().rev().filter(|rung| rung.offset <= size) {
+            let at = rung.offset.saturating_sub(u64::from(rung.marker.len));
+            if Marker::of(&read(at, rung.marker.len as usize)?) == rung.marker {
+                return Ok(Some(*rung));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Without what is above the offset.
+    #[must_use]
+    pub fn below(&self, offset: u64) -> Self {
+        Self(self.0.iter().copied().filter(|rung| rung.offset <= offset).collect())
+    }
+}
+
 /// A position as it was saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
@@ -282,6 +360,43 @@ mod tests {
         let mut refilled = vec![b'#'; HEAD_BYTES];
         refilled.extend(b"\nnew line\nand more\n");
         assert_eq!(verdict(&saved, 7, &refilled), Verdict::OtherMarker);
+    }
+
+    #[test]
+    fn a_ladder_is_dense_at_its_end_and_reaches_far_back() {
+        let of = |offset: u64| Rung { offset, marker: Marker::of(&offset.to_be_bytes()) };
+        let offsets = |ladder: &Ladder| ladder.0.iter().map(|r| r.offset).collect::<Vec<_>>();
+        let ladder = Ladder::of((1..=1_000).map(|n| of(n * 100)));
+        assert_eq!(offsets(&ladder).len(), RUNGS_MAX);
+        assert_eq!((ladder.0[0].offset, ladder.0[RUNGS_MAX - 1].offset), (100, 100_000));
+        assert!(ladder.0[RUNGS_MAX - 2].offset >= 99_000, "{:?}", offsets(&ladder));
+        let middle = ladder.0[RUNGS_MAX / 2].offset;
+        assert!((1_000..99_900).contains(&middle), "{:?}", offsets(&ladder));
+        // Nothing that is not further on.
+        assert_eq!(Ladder::of([of(5), of(5), of(3), of(9)]), Ladder(vec![of(5), of(9)]));
+        assert_eq!(ladder.below(50_000).0.last(), ladder.0.iter().rfind(|r| r.offset <= 50_000));
+    }
+
+    #[test]
+    fn the_highest_rung_is_found_that_is_there_still() {
+        let file: Vec<u8> = (0..2_000u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+        let at =
+            |offset: usize| Rung { offset: offset as u64, marker: Marker::of(&file[..offset]) };
+        let ladder = Ladder::of([at(500), at(1_000), at(1_900)]);
+        let mut torn = file.clone();
+        torn[950..].fill(0);
+        for (what, bytes, expected) in [
+            ("whole", &file[..], Some(at(1_900))),
+            ("shorter", &file[..1_899], Some(at(1_000))),
+            ("NUL bytes at its end", &torn[..], Some(at(500))),
+            ("shorter than all", &file[..499], None),
+        ] {
+            let found = ladder.verify(bytes.len() as u64, |offset, len| {
+                let offset = usize::try_from(offset).unwrap();
+                Ok(bytes[offset..(offset + len).min(bytes.len())].to_vec())
+            });
+            assert_eq!(found.unwrap(), expected, "{what}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tailway_metadata::time::WallMs;
 
-use super::identity::{FileId, Generation, Head, Marker, Saved};
+use super::identity::{FileId, Generation, Head, Ladder, Marker, Rung, Saved};
 
 /// Plans that may be open per partition: brokers remember a producer's last five batches.
 pub const PLANS_OPEN_MAX: usize = 5;
@@ -85,6 +85,9 @@ pub struct Plan {
     pub lines: Option<u64>,
     /// Hash of all that decides how these bytes become records.
     pub pipeline: u64,
+    /// The journal was copied since: whoever has the other copy may send under this producer too.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub shared: bool,
 }
 
 impl Plan {
@@ -114,6 +117,46 @@ pub struct FileEntry {
     pub target: Option<Target>,
     /// When it was last known to exist.
     pub seen: WallMs,
+    /// Where it was acknowledged up to before.
+    #[serde(default, skip_serializing_if = "Ladder::is_empty")]
+    pub ladder: Ladder,
+    /// The host was started anew since it was last looked at: if its power failed, the file may
+    /// have less in it than was read.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rebooted: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// Where a journal is at home. What is empty is not known.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Home {
+    /// The host's id.
+    pub machine: String,
+    /// The id of its last start.
+    pub boot: String,
+    /// The file beside the journal that is never written anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<FileId>,
+}
+
+impl Home {
+    /// Whether the host was started anew between the two, for all that is known.
+    pub fn is_rebooted(&self, now: &Home) -> bool {
+        !may_be_same(&self.boot, &now.boot)
+    }
+
+    /// Why the journal is a copy of the one that was at home in `self`, if it is.
+    pub fn copied(&self, now: &Home) -> Option<&'static str> {
+        let moved = matches!((self.place, now.place), (Some(one), Some(other)) if one != other);
+        if !may_be_same(&self.machine, &now.machine) {
+            return Some("it was written on another machine");
+        }
+        moved.then_some("it was written in another place")
+    }
 }
 
 impl FileEntry {
@@ -170,6 +213,10 @@ pub enum Record {
         plan: u64,
         why: String,
     },
+    /// The journal is at home here from now on.
+    Home(Home),
+    /// The agent stopped, and everything before this is durable. A start says where it is at home.
+    Rest,
     /// The generation is over and all of it is acknowledged, or given up.
     Done {
         generation: Generation,
@@ -202,6 +249,9 @@ pub struct Ledger {
     pub scan_from: BTreeMap<Target, i64>,
     /// Producers under which nothing was acknowledged yet.
     pub fences: BTreeMap<Target, Fence>,
+    pub home: Option<Home>,
+    /// The last run came to its end.
+    pub rested: bool,
     plan_next: u64,
 }
 
@@ -209,6 +259,7 @@ impl Ledger {
     /// Takes in one record. After an error nothing has changed.
     pub fn apply(&mut self, record: Record) -> Result<(), LedgerError> {
         match record {
+            Record::Rest => self.rested = true,
             Record::Input { input } => {
                 self.inputs.insert(input);
             }
@@ -245,6 +296,7 @@ impl Ledger {
             Record::Void { plan, .. } => {
                 self.plans.remove(&plan).ok_or(LedgerError::NoPlan(plan))?;
             }
+            Record::Home(home) => self.moved_to(home),
             Record::Done { generation } => {
                 self.files.remove(&generation).ok_or(LedgerError::NoGeneration(generation))?;
             }
@@ -274,6 +326,7 @@ impl Ledger {
             if let Some(file) = self.files.get_mut(&range.generation) {
                 file.offset = range.to;
                 file.marker = range.marker;
+                file.ladder.push(Rung { offset: range.to, marker: range.marker });
             }
         }
         if self.fences.get(&plan.target) == Some(&plan.producer()) {
@@ -284,6 +337,21 @@ impl Ledger {
             self.scan_from.insert(plan.target, base_offset + count);
         }
         Ok(())
+    }
+
+    /// What was known before another start of the host is doubted, and so is what another machine
+    /// or place may know as well.
+    fn moved_to(&mut self, home: Home) {
+        self.rested = false;
+        let before = self.home.replace(home.clone()).unwrap_or_default();
+        let is_copied = before.copied(&home).is_some();
+        if before.is_rebooted(&home) {
+            self.files.values_mut().for_each(|file| file.rebooted = true);
+        }
+        if is_copied {
+            self.fences.clear();
+            self.plans.values_mut().for_each(|plan| plan.shared = true);
+        }
     }
 
     fn file(&mut self, generation: Generation) -> Result<&mut FileEntry, LedgerError> {
@@ -325,7 +393,10 @@ impl Ledger {
             .iter()
             .map(|(target, fence)| Record::Fence { target: target.clone(), fence: Some(*fence) });
         let plans = self.plans.values().cloned().map(Record::Plan);
-        inputs.chain(files).chain(scans).chain(fences).chain(plans).collect()
+        let home = self.home.iter().cloned().map(Record::Home);
+        let rest = self.rested.then_some(Record::Rest);
+        let all = home.chain(inputs).chain(files).chain(scans).chain(fences).chain(plans);
+        all.chain(rest).collect()
     }
 
     /// Panics if an invariant is broken.
@@ -376,174 +447,5 @@ mod path_text {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn target(partition: i32) -> Target {
-        Target { cluster: "c".into(), topic: "logs".into(), topic_id: "t".into(), partition }
-    }
-
-    fn file(generation: u128, ordinal: u64) -> FileEntry {
-        FileEntry {
-            generation: Generation(generation),
-            ordinal,
-            id: FileId { dev: 1, ino: 2, birth_ns: Some(3) },
-            path: "/var/log/a.log".into(),
-            origin: "/var/log/a.log".into(),
-            input: "i".into(),
-            offset: 0,
-            marker: Marker::default(),
-            head: Head::default(),
-            target: None,
-            seen: WallMs(5),
-        }
-    }
-
-    fn plan(number: u64, generation: u128, from: u64, to: u64) -> Plan {
-        let sequence = i32::try_from(number).unwrap() * 10;
-        Plan {
-            number,
-            at: WallMs(5),
-            target: target(0),
-            producer_id: 7,
-            producer_epoch: 0,
-            first_sequence: sequence,
-            last_sequence: sequence + 9,
-            acked_through: sequence - 1,
-            ranges: vec![Range {
-                generation: Generation(generation),
-                from,
-                to,
-                marker: Marker::of(b"marker"),
-            }],
-            lines: Some(11),
-            pipeline: 9,
-        }
-    }
-
-    fn ledger(records: Vec<Record>) -> Ledger {
-        let mut ledger = Ledger::default();
-        for record in records {
-            ledger.apply(record).unwrap();
-            ledger.check();
-        }
-        ledger
-    }
-
-    #[test]
-    fn an_ack_moves_the_offset_and_the_place_to_scan_from() {
-        let mut ledger = ledger(vec![
-            Record::File(file(1, 0)),
-            Record::Plan(plan(0, 1, 0, 100)),
-            Record::Plan(plan(1, 1, 100, 250)),
-        ]);
-        ledger.apply(Record::Acked { plan: 0, base_offset: 40 }).unwrap();
-        assert_eq!(ledger.files[&Generation(1)].offset, 100);
-        assert_eq!(ledger.files[&Generation(1)].marker, Marker::of(b"marker"));
-        assert_eq!(ledger.scan_from[&target(0)], 50);
-        assert_eq!(ledger.plans.keys().copied().collect::<Vec<_>>(), [1]);
-        assert_eq!(ledger.plan_next(), 2);
-    }
-
-    #[test]
-    fn what_does_not_fit_is_refused_and_changes_nothing() {
-        let mut ledger = ledger(vec![
-            Record::File(file(1, 0)),
-            Record::Plan(plan(0, 1, 0, 100)),
-            Record::Plan(plan(1, 1, 100, 250)),
-        ]);
-        let gap = LedgerError::Gap { plan: 2, generation: Generation(1), from: 300, offset: 250 };
-        for (record, expected) in [
-            (Record::Acked { plan: 1, base_offset: 0 }, LedgerError::OutOfOrder(1)),
-            (Record::Acked { plan: 9, base_offset: 0 }, LedgerError::NoPlan(9)),
-            (Record::Done { generation: Generation(8) }, LedgerError::NoGeneration(Generation(8))),
-        ] {
-            let before = ledger.clone();
-            assert_eq!(ledger.apply(record), Err(expected));
-            assert_eq!(ledger, before);
-        }
-        ledger.apply(Record::Acked { plan: 0, base_offset: 0 }).unwrap();
-        ledger.apply(Record::Acked { plan: 1, base_offset: 0 }).unwrap();
-        ledger.apply(Record::Plan(plan(2, 1, 300, 400))).unwrap();
-        assert_eq!(ledger.apply(Record::Acked { plan: 2, base_offset: 0 }), Err(gap));
-        for number in 3..7 {
-            ledger.apply(Record::Plan(plan(number, 1, 400 * number, 400 * number + 1))).unwrap();
-        }
-        let sixth = Record::Plan(plan(7, 1, 9_000, 9_001));
-        assert_eq!(ledger.apply(sixth), Err(LedgerError::TooManyPlans(0, "logs".into())));
-    }
-
-    #[test]
-    fn a_voided_plan_leaves_the_offset_where_it_was() {
-        let mut ledger = ledger(vec![Record::File(file(1, 0)), Record::Plan(plan(0, 1, 0, 100))]);
-        ledger.apply(Record::Void { plan: 0, why: "not in the partition".into() }).unwrap();
-        assert_eq!(ledger.files[&Generation(1)].offset, 0);
-        assert!(ledger.plans.is_empty());
-    }
-
-    const FENCE: Fence = Fence { producer_id: 7, producer_epoch: 1 };
-
-    #[test]
-    fn a_fence_stays_until_something_under_it_is_acknowledged() {
-        let fence = Record::Fence { target: target(0), fence: Some(FENCE) };
-        let under = |number: u64, producer_epoch: i16| {
-            Record::Plan(Plan {
-                producer_epoch,
-                ..plan(number, 1, number * 100, number * 100 + 100)
-            })
-        };
-        let mut ledger = ledger(vec![Record::File(file(1, 0)), under(0, 0), fence, under(1, 1)]);
-        ledger.apply(Record::Acked { plan: 0, base_offset: 0 }).unwrap();
-        assert_eq!(ledger.fences, BTreeMap::from([(target(0), FENCE)]), "by another epoch");
-        ledger.apply(Record::Acked { plan: 1, base_offset: 10 }).unwrap();
-        assert_eq!(ledger.fences, BTreeMap::new());
-        ledger.apply(Record::Fence { target: target(0), fence: Some(FENCE) }).unwrap();
-        ledger.apply(Record::Fence { target: target(0), fence: None }).unwrap();
-        assert_eq!(ledger.fences, BTreeMap::new());
-    }
-
-    /// As the version before this one wrote it.
-    #[test]
-    fn a_plan_that_does_not_say_what_its_lines_were_is_read() {
-        let mut old = serde_json::to_value(Record::Plan(plan(0, 1, 0, 100))).unwrap();
-        old.as_object_mut().unwrap().remove("lines").unwrap();
-        let read: Record = serde_json::from_value(old).unwrap();
-        assert_eq!(read, Record::Plan(Plan { lines: None, ..plan(0, 1, 0, 100) }));
-    }
-
-    #[test]
-    fn the_newest_generation_of_an_inode_is_its_current_one() {
-        let ledger = ledger(vec![Record::File(file(9, 0)), Record::File(file(1, 1))]);
-        let id = file(1, 1).id;
-        assert_eq!(ledger.current(&id).unwrap().generation, Generation(1));
-    }
-
-    #[test]
-    fn its_records_make_it_again_also_as_text() {
-        let mut odd = file(2, 0);
-        odd.path = PathBuf::from(std::ffi::OsString::from_vec(b"/tmp/\xff".to_vec()));
-        let ledger = ledger(vec![
-            Record::Input { input: "i".into() },
-            Record::File(file(1, 0)),
-            Record::File(odd),
-            Record::Pin { generation: Generation(1), target: target(0) },
-            Record::Head { generation: Generation(1), head: Head::of(b"head") },
-            Record::ScanFrom { target: target(0), from: 4 },
-            Record::Fence { target: target(0), fence: Some(FENCE) },
-            Record::Plan(plan(0, 1, 0, 100)),
-        ]);
-        let mut again = Ledger::default();
-        for record in ledger.records() {
-            let text = serde_json::to_vec(&record).unwrap();
-            again.apply(serde_json::from_slice(&text).unwrap()).unwrap();
-        }
-        assert_eq!(again, ledger);
-    }
-
-    #[test]
-    fn sequences_wrap() {
-        assert_eq!(record_count(0, 0), 1);
-        assert_eq!(record_count(5, 14), 10);
-        assert_eq!(record_count(i32::MAX, 1), 3);
-    }
-}
+#[path = "ledger_tests.rs"]
+mod tests;

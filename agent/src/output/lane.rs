@@ -19,9 +19,9 @@ use tailway_wire::record::{BatchBuilder, stamp_producer};
 use tokio::sync::mpsc;
 
 use super::inbox::LaneId;
-use super::link::{Command, Proof};
+use super::link::Command;
 use super::parcel::{Buffer, Entry, Parcel};
-use super::resolve::{Doubt, LookFrom};
+use super::resolve::{Doubt, LookFrom, Proof};
 use crate::machine::identity::{Generation, Marker};
 use crate::machine::ledger::{PLANS_OPEN_MAX, Plan, Range, Target};
 
@@ -211,6 +211,7 @@ impl Lane {
             ranges: parcel.ranges.clone(),
             lines: parcel.lines_hash(),
             pipeline,
+            shared: false,
         })
     }
 

@@ -32,7 +32,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::inbox::{Inbox, LaneId, Message};
-use super::resolve::{Doubt, LookFrom, Scanned, Standing, end_offset, judge, offset_of, scan};
+use super::resolve::{
+    Doubt, LookFrom, Proof, Scanned, Standing, decide, end_offset, judge, offset_of, scan,
+};
 use super::second_look::{Missing, end_of, records_repeated};
 use super::topic::TopicFound;
 
@@ -57,15 +59,6 @@ pub enum Command {
     Start { identity: Option<ProducerIdentity>, first_sequence: i32, resent: Vec<(Bytes, i32)> },
     /// A batch with the next sequences of the identity in `Started`.
     Batch { bytes: Bytes, count: i32 },
-}
-
-/// What is to be known of a doubtful batch that the leader has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Proof {
-    /// That it has it: whoever sends it again learns the rest from the answer.
-    Appended,
-    /// That it is committed. It is waited for.
-    Committed,
 }
 
 /// How it became known what became of the doubts.
@@ -254,13 +247,8 @@ impl Link {
             }
             Err(error) => return Err(error),
         };
-        let enough = |standing: &Option<Standing>| match standing {
-            Some(Standing::Appended) => proof == Proof::Appended,
-            standing => standing.is_some(),
-        };
-        let is_known = told.iter().all(enough);
-        if is_known || tailway_faults::is_planted("agent.expired_producer_resent") {
-            resolved.found = told.iter().map(|told| told.unwrap_or(Standing::Missing)).collect();
+        if let Some(found) = decide(&told, proof) {
+            resolved.found = found;
             resolved.how = How::Described;
             resolved.looked_to = end;
             return Ok(resolved);

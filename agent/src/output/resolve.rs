@@ -34,7 +34,8 @@ pub struct Doubt {
     pub last_sequence: i32,
     /// The origin header of its first record.
     pub origin: String,
-    /// It was on its way to another cluster, where its producer id was made.
+    /// Its producer id may be somebody else's too: it was made in another cluster, or in a journal
+    /// that was copied.
     pub foreign: bool,
 }
 
@@ -60,6 +61,15 @@ impl Doubt {
 fn origin_of(batch: &Batch) -> Option<Vec<u8>> {
     let first = batch.records(BATCH_BYTES_MAX).ok()?.next()?.ok()?;
     first.headers.get(ORIGIN_HEADER).map(|origin| origin.to_vec())
+}
+
+/// What is to be known of a doubtful batch that the leader has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// That it has it: whoever sends it again learns the rest from the answer.
+    Appended,
+    /// That it is committed. It is waited for.
+    Committed,
 }
 
 /// What is known of a doubtful batch.
@@ -101,6 +111,19 @@ pub fn judge(doubt: &Doubt, producers: &[ActiveProducer]) -> Option<Standing> {
     // Between the two: brokers take a batch whole, so this one was another batch.
     let is_whole = !is_before(known.last_sequence, doubt.last_sequence);
     is_whole.then_some(Standing::Appended)
+}
+
+/// What the leader told of all doubts, if that is enough; else they are to be scanned for. A producer
+/// that it does not remember may have expired: then it takes what it has stored for new.
+pub fn decide(told: &[Option<Standing>], proof: Proof) -> Option<Vec<Standing>> {
+    let of = |told: &Option<Standing>| match *told {
+        Some(Standing::Appended) if proof == Proof::Committed => None,
+        None if tailway_faults::is_planted("agent.expired_producer_resent") => {
+            Some(Standing::Missing)
+        }
+        told => told,
+    };
+    told.iter().map(of).collect()
 }
 
 /// Sequences wrap around after `i32::MAX`; those that are compared are never far apart.
@@ -302,6 +325,20 @@ mod tests {
             assert_eq!(judge(&of, &[other]), None, "it is not remembered: {of:?}");
             let foreign = Doubt { foreign: true, ..of.clone() };
             assert_eq!(judge(&foreign, &[known]), None, "somebody else's: {of:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_leader_does_not_remember_is_scanned_for() {
+        use Standing::{Appended, Missing};
+        for (told, proof, expected) in [
+            (vec![Some(Missing)], Proof::Committed, Some(vec![Missing])),
+            (vec![Some(Appended), Some(Missing)], Proof::Appended, Some(vec![Appended, Missing])),
+            (vec![Some(Appended), Some(Missing)], Proof::Committed, None),
+            (vec![Some(Missing), None], Proof::Appended, None),
+            (vec![None], Proof::Appended, None),
+        ] {
+            assert_eq!(decide(&told, proof), expected, "{told:?}, {proof:?}");
         }
     }
 }

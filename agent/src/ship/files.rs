@@ -8,7 +8,9 @@ use tailway_metadata::time::Mono;
 
 use super::{FileKey, ShipError, Shipper};
 use crate::event::FilePart;
-use crate::machine::identity::{FileId, Generation, Head, Kind, MARKER_BYTES, Marker, Stat};
+use crate::machine::identity::{
+    FileId, Generation, Head, Kind, Ladder, MARKER_BYTES, Marker, Stat,
+};
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Action, Event, Restart, TailFile};
 use crate::output::inbox::LaneId;
@@ -67,6 +69,8 @@ pub(super) struct Followed {
     pub(super) lane: Option<LaneId>,
     pub(super) scheduled: Option<Mono>,
     pub(super) trouble: Option<String>,
+    /// Why lines of it may come twice, if they may.
+    pub(super) repeated: Option<String>,
     /// How often in a row it was not found where it should be.
     pub(super) misses: u32,
 }
@@ -270,6 +274,7 @@ impl Shipper {
         file.before = Before::default();
         file.head = Head::default();
         file.head_saved = 0;
+        file.repeated = None;
         file.lane = None;
         tracing::info!(
             path = %file.path.display(),
@@ -305,6 +310,8 @@ impl Shipper {
             head: file.head,
             target: None,
             seen: self.clock.wall(),
+            ladder: Ladder::default(),
+            rebooted: false,
         })
     }
 

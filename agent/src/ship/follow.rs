@@ -2,15 +2,17 @@
 //!
 //! What was saved under the file's inode is taken up only if the file's bytes agree with it; the
 //! decision is one line in the log, with its reason. A file of which an earlier run left batches in
-//! doubt is not followed before they are resolved, because they decide where to go on.
+//! doubt is not followed before they are resolved, because they decide where to go on. After another
+//! start of the host a file may have less in it than was read: see `home`.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::files::{Before, Followed, fresh_generation, open};
+use super::home::{Proven, proven};
 use super::{ShipError, Shipper};
 use crate::config::Start;
-use crate::machine::identity::{Generation, HEAD_BYTES, Head, Stat, Verdict, judge};
+use crate::machine::identity::{Generation, HEAD_BYTES, Head, Ladder, Stat, Verdict, judge};
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Event, TailFile};
 use crate::tail::files::{TailFiles, read_full};
@@ -27,8 +29,18 @@ struct Position {
     before: Before,
     head: Head,
     reason: &'static str,
-    /// The journal has no entry of it yet.
-    is_new: bool,
+    /// Why lines of it may come twice, if they may.
+    repeated: Option<String>,
+    journal: Journalled,
+}
+
+/// What the journal knows of a position.
+enum Journalled {
+    /// It has no entry of it yet; this is its ladder.
+    No(Ladder),
+    Yes,
+    /// It has an entry, whose bytes are there after the host was started anew.
+    Doubted,
 }
 
 impl Shipper {
@@ -54,12 +66,8 @@ impl Shipper {
             };
             return self.follow_from(path, stat, input, position);
         };
-        let position = match verdict(self.source.as_ref(), &path, &entry, stat) {
-            Ok(Some((Verdict::Same, before))) => as_saved(entry, before),
-            Ok(Some((other, _))) => {
-                self.ended.insert(entry.generation);
-                anew(&path, entry.ordinal + 1, other.reason())
-            }
+        let position = match self.position_of(&path, &entry, stat) {
+            Ok(Some(position)) => position,
             Ok(None) => {
                 self.look_at_dir_again(&path);
                 return Ok(());
@@ -73,7 +81,30 @@ impl Shipper {
                 return Ok(());
             }
         };
+        if position.generation != entry.generation {
+            self.ended.insert(entry.generation);
+        }
         self.follow_from(path, stat, input, position)
+    }
+
+    /// Where a file that is known is read on; `None`: the path leads to another one by now.
+    fn position_of(
+        &self,
+        path: &Path,
+        entry: &FileEntry,
+        stat: &Stat,
+    ) -> io::Result<Option<Position>> {
+        let source = self.source.as_ref();
+        let Some((verdict, before)) = verdict(source, path, entry, stat)? else { return Ok(None) };
+        let is_less = verdict != Verdict::OtherBirth;
+        Ok(match verdict {
+            Verdict::Same => Some(as_saved(entry.clone(), before)),
+            _ if entry.rebooted && is_less => {
+                let proven = proven(source, path, entry, stat)?;
+                proven.map(|proven| after_power_cut(entry, proven))
+            }
+            other => Some(anew(path, entry.ordinal + 1, other.reason())),
+        })
     }
 
     /// The path leads to another file than a moment ago, or to none: names are moving.
@@ -108,8 +139,7 @@ impl Shipper {
         input: usize,
         position: Position,
     ) -> Result<(), ShipError> {
-        let Position { generation, ordinal, origin, offset, before, head, reason, is_new } =
-            position;
+        let Position { generation, ordinal, origin, offset, before, head, reason, .. } = position;
         tracing::info!(
             path = %path.display(),
             %generation,
@@ -118,6 +148,9 @@ impl Shipper {
             reason,
             "following a file"
         );
+        if let Some(why) = &position.repeated {
+            tracing::warn!(path = %path.display(), why, "lines may be stored twice");
+        }
         let key = self.file_next;
         self.file_next += 1;
         let marker = before.marker();
@@ -139,6 +172,7 @@ impl Shipper {
             lane: None,
             scheduled: None,
             trouble: None,
+            repeated: position.repeated,
             misses: 0,
         };
         self.files.insert(key, file);
@@ -148,12 +182,18 @@ impl Shipper {
         self.put_into_dir(key, &path);
         let seen = self.clock.wall();
         let saved_path = self.registry.ledger().files.get(&generation).map(|entry| &entry.path);
-        if is_new {
-            if let Some(entry) = self.entry_of(key, offset, marker) {
-                self.registry.record(Record::File(entry))?;
+        let has_path = saved_path == Some(&path);
+        match position.journal {
+            Journalled::No(ladder) => {
+                if let Some(entry) = self.entry_of(key, offset, marker) {
+                    self.registry.record(Record::File(FileEntry { ladder, ..entry }))?;
+                }
             }
-        } else if saved_path != Some(&path) {
-            self.registry.record(Record::Path { generation, path, seen })?;
+            Journalled::Doubted => self.note_proven(generation, path)?,
+            Journalled::Yes if has_path => {}
+            Journalled::Yes => {
+                self.registry.record(Record::Path { generation, path, seen })?;
+            }
         }
         self.end_generations()?;
         self.tell(key, Event::Observed(stat.look()))
@@ -165,12 +205,28 @@ fn as_saved(entry: FileEntry, before: Before) -> Position {
     Position {
         generation: entry.generation,
         ordinal: entry.ordinal,
-        origin: entry.origin,
+        origin: entry.origin.clone(),
         offset: entry.offset,
         before,
         head: entry.head,
         reason: Verdict::Same.reason(),
-        is_new: false,
+        repeated: None,
+        journal: if entry.rebooted { Journalled::Doubted } else { Journalled::Yes },
+    }
+}
+
+/// A new generation of a file that lost its end, from what is proven of it on.
+fn after_power_cut(entry: &FileEntry, proven: Proven) -> Position {
+    Position {
+        generation: fresh_generation(),
+        ordinal: entry.ordinal + 1,
+        origin: entry.origin.clone(),
+        offset: proven.offset,
+        repeated: proven.repeated(),
+        before: proven.before,
+        head: proven.head,
+        reason: "the host was started anew, and so much of what was read is there still",
+        journal: Journalled::No(proven.ladder),
     }
 }
 
@@ -184,7 +240,8 @@ fn anew(path: &Path, ordinal: u64, reason: &'static str) -> Position {
         before: Before::default(),
         head: Head::default(),
         reason,
-        is_new: true,
+        repeated: None,
+        journal: Journalled::No(Ladder::default()),
     }
 }
 

@@ -3,7 +3,7 @@
 //! It reads, and reading blocks, so it has a thread and is no task; being one owner of all three it
 //! needs no lock between "read", "remembered" and "sent". It goes in steps, each without waiting;
 //! `drive` waits between them. It performs what the machines decide: `files` what each file asks
-//! for, `read` the turns, `scan` what discovery finds, `send` what the lanes may send, `resolve`,
+//! for, `home` what a restart of the host did to them, `read` the turns, `scan` what discovery finds, `send` what the lanes may send, `resolve`,
 //! `resume` and `rebuild` what is to become of batches in doubt, `report` what people see. Whatever waits for a network is a
 //! task elsewhere and answers through the inbox.
 //!
@@ -14,6 +14,7 @@
 mod drive;
 mod files;
 mod follow;
+mod home;
 mod read;
 mod rebuild;
 mod report;
@@ -38,7 +39,7 @@ use tailway_wire::record::BatchBuilder;
 use crate::config::Config;
 use crate::event::{EventWriter, Sender};
 use crate::machine::identity::{FileId, Generation};
-use crate::machine::ledger::Target;
+use crate::machine::ledger::{Record, Target};
 use crate::machine::poll::PollPolicy;
 use crate::machine::tail_file::{self, Action};
 use crate::metrics::AgentMetrics;
@@ -180,6 +181,8 @@ pub struct Shipper {
     buffer: Vec<u8>,
 
     calendar: Calendar,
+    /// Why events may be stored twice, whatever their file, if they may.
+    repeated: Option<String>,
     syncing: bool,
     changed: bool,
     stopping: Option<Stopping>,
@@ -242,6 +245,7 @@ impl Shipper {
                 polled_scan: now + POLLED_SCAN_INTERVAL,
                 report: now,
             },
+            repeated: None,
             syncing: false,
             changed: true,
             stopping: None,
@@ -264,6 +268,7 @@ impl Shipper {
 
     /// The first scan.
     pub fn start(&mut self) -> Result<(), ShipError> {
+        self.settle_home()?;
         self.look_up_topics();
         self.full_scan()?;
         self.publish();
@@ -440,6 +445,7 @@ impl Shipper {
     }
 
     fn finish(&mut self) -> Result<(), ShipError> {
+        self.registry.record(Record::Rest)?;
         self.registry.sync()?;
         self.publish();
         let open = self.registry.ledger().plans.len();

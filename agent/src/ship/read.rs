@@ -67,9 +67,7 @@ impl Shipper {
             return Event::Rewritten;
         }
         let bytes = &piece[lead..read];
-        if from_line {
-            file.head.extend(want.offset, bytes);
-        }
+        file.head.extend(want.offset, bytes);
         writer.set_time(at);
         let lane = &mut lanes[lane];
         let generation = file.generation;
@@ -87,7 +85,9 @@ impl Shipper {
         );
         let consumed = file.machine.read() - start;
         if consumed > 0 {
-            let end = lead + usize::try_from(consumed).unwrap_or(usize::MAX);
+            // What it consumed may have begun with NUL bytes that an earlier read passed over.
+            let here = file.machine.read().saturating_sub(want.offset);
+            let end = (lead + usize::try_from(here).unwrap_or(usize::MAX)).min(read);
             file.before = Before::of(&piece[..end]);
             lane.mark(generation, file.before.marker(), now);
         }
@@ -109,7 +109,7 @@ impl Shipper {
         let (Some(descriptor), Some(part)) = (&file.descriptor, &file.part) else {
             return Ok(());
         };
-        let start = file.machine.read();
+        let (read_to, start) = (file.machine.read(), file.machine.lines.text_start());
         let len = usize::try_from(file.machine.lines.partial()).unwrap_or_default();
         let mut rest = vec![0; len];
         let Ok(read) = read_full(descriptor.as_ref(), start, &mut rest) else { return Ok(()) };
@@ -118,8 +118,8 @@ impl Shipper {
         let generation = file.generation;
         let entry = entry_of(generation, &line, part.format(), at);
         lanes[lane].append(entry, |out| writer.write(out, part, line.offset, line.text));
-        let whole = [file.before.bytes(), &rest[..read]].concat();
-        file.before = Before::of(&whole);
+        let before = if start == read_to { file.before.bytes() } else { &[] };
+        file.before = Before::of(&[before, &rest[..read]].concat());
         lanes[lane].mark(generation, file.before.marker(), now);
         metrics.lines.inc();
         metrics.bytes.inc_by(line.end - line.offset);

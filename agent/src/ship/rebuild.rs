@@ -89,7 +89,7 @@ impl Shipper {
         };
         lines.take(range.from, &bytes, || true, &mut put);
         // It ended in the middle of a line that was too long, or with a file's last line.
-        let rest = usize::try_from(lines.line_start() - range.from).unwrap_or(usize::MAX);
+        let rest = usize::try_from(lines.text_start() - range.from).unwrap_or(usize::MAX);
         if let Some(line) = lines.take_rest(bytes.get(rest..).unwrap_or_default()) {
             put(line);
         }

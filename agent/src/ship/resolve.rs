@@ -26,9 +26,9 @@ use super::{ShipError, Shipper};
 use crate::machine::ledger::{Plan, Record, Target, record_count};
 use crate::output::inbox::LaneId;
 use crate::output::lane::Sent;
-use crate::output::link::{How, Proof, Resolved};
+use crate::output::link::{How, Resolved};
 use crate::output::parcel::origin;
-use crate::output::resolve::{Doubt, LookFrom, Standing};
+use crate::output::resolve::{Doubt, LookFrom, Proof, Standing};
 use crate::output::topic::TopicFound;
 
 /// Between the stop of a pipeline and its new beginning; doubles up to the maximum.
@@ -205,7 +205,9 @@ impl Shipper {
             self.registry.record(Record::ScanFrom { target: target.clone(), from })?;
         }
         self.note_how(id, &resolved.how);
-        let may_resume = !resolved.usurped && !self.restarts.contains_key(&id);
+        // Somebody else may send, or sends, under its producer.
+        let is_shared = resolved.usurped || self.plans_in_doubt(id).iter().any(|plan| plan.shared);
+        let may_resume = !is_shared && !self.restarts.contains_key(&id);
         let is_provisional = resolved.found.contains(&Standing::Appended);
         if is_provisional && !(may_resume && self.can_resume(id, &target)) {
             self.ask_about_doubts(id, false, Proof::Committed);
@@ -249,7 +251,7 @@ impl Shipper {
                 "somebody else sends under this agent's producer: was its data directory copied?"
             );
         }
-        self.start_anew(id, &target, missing, resolved.usurped)?;
+        self.start_anew(id, &target, missing, is_shared)?;
         self.unblock()
     }
 
@@ -398,6 +400,6 @@ fn doubt(plan: &Plan, target: &Target) -> Doubt {
         first_sequence: plan.first_sequence,
         last_sequence: plan.last_sequence,
         origin: origin(&plan.ranges),
-        foreign: !plan.target.is_in_cluster(&target.cluster),
+        foreign: plan.shared || !plan.target.is_in_cluster(&target.cluster),
     }
 }

@@ -15,6 +15,8 @@ use crate::output::resolve::Standing;
 use crate::output::topic::TopicFound;
 use crate::tail::memory::MemoryFiles;
 
+mod after_a_power_cut;
+
 /// What outlives a shipper.
 struct World {
     context: Context,

@@ -11,7 +11,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use bytes::Bytes;
 use tailway_metadata::ids::TopicId;
 use tailway_wire::error_code::ErrorCode;
-use tailway_wire::record::{Batch, BatchBuilder, BatchIter, Compression, patch_base_offset};
+use tailway_wire::record::{
+    Batch, BatchBuilder, BatchIter, Compression, patch_base_offset, stamp_producer,
+};
 
 use super::PATIENCE;
 
@@ -242,6 +244,22 @@ impl Kafka {
         let mut builder = BatchBuilder::new(Compression::None);
         builder.append(0, None, Some(b"{\"message\":\"foreign\"}"), &[]).unwrap();
         self.state.0.lock().unwrap().append(builder.finish().unwrap()).unwrap();
+    }
+
+    /// Drops what is held back, and stores another batch under its producer and sequences.
+    pub(crate) fn usurp(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        let held = state.held.pop().unwrap();
+        let header = Batch::parse(&held).unwrap().header;
+        let mut builder = BatchBuilder::new(Compression::None);
+        let mut headers: &[(&str, Option<&[u8]>)] = &[("tailway.origin", Some(b"other:0-9"))];
+        for _ in 0..header.records_count {
+            builder.append(0, None, Some(b"{\"message\":\"theirs\"}"), headers).unwrap();
+            headers = &[];
+        }
+        let (id, epoch, first) = (header.producer_id, header.producer_epoch, header.base_sequence);
+        let batch = stamp_producer(builder.finish().unwrap(), id, epoch, first).unwrap();
+        state.append(batch).unwrap();
     }
 
     /// Another cluster has its address now, with a topic of the same name and a producer that has

@@ -98,6 +98,17 @@ impl Agent {
         file.write_all(text.as_bytes()).unwrap();
     }
 
+    /// Puts a copy of the agent's data in the place of the data.
+    pub(crate) fn copy_data(&self) {
+        let (data, was) = (self.dir.path().join("data"), self.dir.path().join("was"));
+        std::fs::rename(&data, &was).unwrap();
+        std::fs::create_dir(&data).unwrap();
+        for entry in std::fs::read_dir(&was).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), data.join(entry.file_name())).unwrap();
+        }
+    }
+
     pub(crate) fn rename(&self, from: &str, to: &str) {
         std::fs::rename(self.path(from), self.path(to)).unwrap();
     }

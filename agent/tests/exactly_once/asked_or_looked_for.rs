@@ -163,3 +163,43 @@ fn a_refused_batch_is_looked_for() {
         }
     }
 }
+
+/// The agent's directory was copied: whoever has the other copy may go on under the same producer,
+/// so this one looks, and sends under another.
+#[test]
+fn a_copied_journal_sends_nothing_under_its_old_producer() {
+    for tells in [Tells::All, Tells::TooOld] {
+        for stored in [true, false] {
+            let case = format!("{tells:?}, stored: {stored}");
+            let (kafka, mut agent) = killed(if stored { Fault::NoAnswer } else { Fault::Deaf });
+            kafka.tell(tells);
+            agent.copy_data();
+            agent.start();
+            ends_well(&kafka, &mut agent, &case);
+            let log = agent.log();
+            assert!(log.contains("the journal is a copy"), "{case}\n{log}");
+            assert!(log.contains("the partition was read"), "{case}\n{log}");
+            assert_eq!(kafka.producers(), 2, "{case}\n{log}");
+            assert!(!log.contains("stored twice"), "{case}\n{log}");
+        }
+    }
+}
+
+/// Other lines are in the partition under the producer and sequences of the batch in doubt, so sent
+/// again as it was it would be taken for them, and be lost.
+#[test]
+fn a_batch_of_somebody_else_is_not_taken_for_ours() {
+    let (kafka, mut agent) = killed(Fault::Hold);
+    kafka.tell(Tells::TooOld);
+    kafka.usurp();
+    agent.start();
+    agent.write("a.log", &numbers(20..30));
+    kafka.wait_for(40);
+    agent.stop();
+    let log = agent.log();
+    let theirs = vec!["theirs".to_owned(); 10];
+    let all = [expected(0..10), theirs, expected(10..30)].concat();
+    assert_eq!(kafka.messages(), all, "{log}");
+    assert!(log.contains("somebody else sends under this agent's producer"), "{log}");
+    assert_eq!(kafka.producers(), 2, "{log}");
+}

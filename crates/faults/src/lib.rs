@@ -68,6 +68,7 @@ pub const BUGS: &[&str] = &[
     "agent.expired_producer_resent",
     "agent.offset_before_ack",
     "agent.plan_not_saved",
+    "agent.size_trusted_without_hash",
     "broker.ack_before_sync",
     "broker.checkpoint_ahead_of_sync",
     "broker.clean_marker_kept",
