@@ -76,7 +76,7 @@ const STOP_TROUBLED: Duration = Duration::from_secs(1);
 /// Why the shipper cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum ShipError {
-    #[error("the journal failed, and without it nothing may be sent: {0}")]
+    #[error("the journal cannot be kept, and without it nothing may be sent: {0}")]
     Registry(#[from] RegistryError),
     #[error("a batch cannot be built: {0}")]
     Batch(#[from] WireError),
@@ -310,10 +310,12 @@ impl Shipper {
         let scans = [calendar.full_scan, calendar.polled_scan];
         let scans = scans.into_iter().filter(|_| !is_stopping);
         let restarts = self.restarts.values().filter(|restart| !restart.begun);
+        let may_plan = self.registry.trouble().is_none();
+        let lanes = self.lanes.iter().filter(|_| may_plan);
         let next = [calendar.sync, calendar.housekeeping]
             .into_iter()
             .chain(scans)
-            .chain(self.lanes.iter().filter_map(|lane| lane.deadline(linger)))
+            .chain(lanes.filter_map(|lane| lane.deadline(linger)))
             .chain(self.timers.first().map(|(at, _)| *at))
             .chain(restarts.map(|restart| restart.at))
             .min();
@@ -353,7 +355,7 @@ impl Shipper {
             }
             Message::Synced(done) => {
                 self.syncing = false;
-                self.registry.synced(done.map_err(RegistryError::from)?);
+                self.registry.synced(done);
                 Ok(())
             }
             Message::Stop(within) => {
@@ -398,6 +400,7 @@ impl Shipper {
                 self.buffer = Vec::new();
             }
             if !self.syncing {
+                self.catch_up()?;
                 self.registry.compact_if_worth_it()?;
             }
             if self.changed && now >= self.calendar.report {
@@ -419,6 +422,15 @@ impl Shipper {
             self.mark_polled_dirs();
         }
         self.rescan_dirty()
+    }
+
+    /// Tries again to write the journal, if it is behind.
+    fn catch_up(&mut self) -> Result<(), ShipError> {
+        if self.registry.trouble().is_none() {
+            return Ok(());
+        }
+        self.changed = true;
+        if self.registry.catch_up()? { self.unblock() } else { Ok(()) }
     }
 
     fn start_sync(&mut self) {
@@ -446,7 +458,12 @@ impl Shipper {
 
     fn finish(&mut self) -> Result<(), ShipError> {
         self.registry.record(Record::Rest)?;
-        self.registry.sync()?;
+        if !self.registry.sync()? {
+            tracing::error!(
+                cause = self.registry.trouble(),
+                "stopped without all in the journal; the next start finds out about what was sent"
+            );
+        }
         self.publish();
         let open = self.registry.ledger().plans.len();
         if open > 0 {

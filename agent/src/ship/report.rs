@@ -56,6 +56,7 @@ impl Shipper {
             "spool_bytes": self.spool_bytes(),
             "plans_open": self.registry.ledger().plans.len(),
             "journal_bytes": self.registry.bytes(),
+            "journal_trouble": self.registry.trouble(),
             "output": self.describe_output(),
         })
     }

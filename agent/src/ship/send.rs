@@ -252,7 +252,8 @@ impl Shipper {
 
     /// Sends what the lane may send.
     pub(super) fn pump(&mut self, id: LaneId) -> Result<(), ShipError> {
-        loop {
+        // What cannot be remembered is not sent.
+        while self.registry.trouble().is_none() {
             let (now, linger) = (self.clock.mono(), self.linger());
             let lane = &mut self.lanes[id];
             let Some(parcel) = lane.next_parcel(&mut self.builder, linger, now)? else {
@@ -264,7 +265,10 @@ impl Shipper {
             let Some(plan) = lane.plan(number, at, &parcel, pipeline) else { return Ok(()) };
             self.save_heads(&parcel)?;
             tailway_faults::crash("agent.plan.before");
-            self.registry.record(Record::Plan(plan.clone()))?;
+            if !self.registry.plan(plan.clone())? {
+                self.lanes[id].send_again(vec![parcel]);
+                return Ok(());
+            }
             tailway_faults::crash("agent.plan.after");
             self.metrics.batches_sent.inc();
             self.metrics.batch_bytes_sent.inc_by(parcel.bytes.len() as u64);
@@ -275,6 +279,7 @@ impl Shipper {
             }
             self.changed = true;
         }
+        Ok(())
     }
 
     /// Hash of all that decides how the bytes of these ranges become records. Other inputs may come

@@ -16,6 +16,7 @@ use crate::output::topic::TopicFound;
 use crate::tail::memory::MemoryFiles;
 
 mod after_a_power_cut;
+mod full_disk;
 
 /// What outlives a shipper.
 struct World {
