@@ -1,6 +1,6 @@
 //! `cargo x teeth`: each guarded line of production code is broken in turn, and something must fail.
 //!
-//! What is broken are the bugs that `crates/faults` lists. The simulation hunts every one of them (`cargo x sim --plants`,
+//! What is broken are the bugs that `crates/faults` lists. The simulation hunts what its plans reach (`cargo x sim --plants`,
 //! which says by which seed it was found); the teeth in `TEETH` are the named tests and tortures that bite besides: each is
 //! run with the bug planted, and must fail, and without it, and must pass. A bug that nothing finds fails the command, and
 //! `docs/evidence/teeth.md` is the table of all.
@@ -36,6 +36,48 @@ const TEETH: &[(&str, Bite)] = &[
         Test {
             package: "tailway-broker",
             name: "partition::tests::a_failed_sync_acknowledges_nothing_and_fences_for_good",
+        },
+    ),
+    (
+        "broker.full_disk_acked",
+        Test {
+            package: "tailway-broker",
+            name: "partition::full_disk_tests::a_part_of_a_write_is_cut_off_at_once",
+        },
+    ),
+    (
+        "broker.group_fenced_singly",
+        Test {
+            package: "tailway-broker",
+            name: "partition::commit_tests::one_failed_fdatasync_fences_its_whole_group",
+        },
+    ),
+    (
+        "broker.jumped_clock_believed",
+        Test {
+            package: "tailway-broker",
+            name: "partition::expiry_tests::a_wall_clock_that_jumps_deletes_nothing",
+        },
+    ),
+    (
+        "broker.quarantine_served",
+        Test {
+            package: "tailway-broker",
+            name: "partition::tests::damage_below_the_durable_point_is_neither_served_nor_cut",
+        },
+    ),
+    (
+        "broker.syncfs_error_ignored",
+        Test {
+            package: "tailway-broker",
+            name: "partition::commit_tests::a_failed_syncfs_acknowledges_nothing_and_is_never_asked_again",
+        },
+    ),
+    (
+        "broker.syncfs_used_after_error",
+        Test {
+            package: "tailway-broker",
+            name: "partition::commit_tests::a_failed_syncfs_acknowledges_nothing_and_is_never_asked_again",
         },
     ),
 ];

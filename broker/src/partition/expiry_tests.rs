@@ -105,3 +105,21 @@ async fn a_producer_is_known_although_retention_took_its_batches() {
         assert_eq!(next.base_offset, 65, "{what}");
     }
 }
+
+#[tokio::test]
+async fn a_wall_clock_that_jumps_deletes_nothing() {
+    let (disk, clock) = (SimDisk::new(), Clock::manual(WALL));
+    let partitions = Partitions::open(options(Arc::new(disk.clone()), &clock)).await.unwrap();
+    let config = LogConfig { retention_ms: Some(7 * DAY), ..small_segments() };
+    let handle = partition(&partitions, config).await;
+    for sequence in 0..20 {
+        handle.append(dated(WALL.0, sequence), ALL).await.unwrap();
+    }
+    for years in [10, -10, 30] {
+        clock.set_wall(WallMs(WALL.0 + years * 365 * DAY));
+        handle.run_housekeeping().await.unwrap();
+        assert_eq!(read_values(&handle, 0).await.len(), 20, "{years} years");
+        let resent = handle.append(dated(WALL.0, 19), ALL).await.unwrap();
+        assert_eq!(resent.base_offset, 19, "{years} years: its producer is forgotten");
+    }
+}
