@@ -1,6 +1,6 @@
 //! `cargo x teeth`: each guarded line of production code is broken in turn, and something must fail.
 //!
-//! What is broken are the bugs that `crates/faults` lists. The simulation hunts what its plans reach (`cargo x sim --plants`,
+//! What is broken are the bugs that `crates/faults` lists. The simulation hunts every one of them (`cargo x sim --plants`,
 //! which says by which seed it was found); the teeth in `TEETH` are the named tests and tortures that bite besides: each is
 //! run with the bug planted, and must fail, and without it, and must pass. A bug that nothing finds fails the command, and
 //! `docs/evidence/teeth.md` is the table of all.
@@ -53,17 +53,24 @@ const TEETH: &[(&str, Bite)] = &[
         },
     ),
     (
-        "storage.journal_bad_crc",
+        "agent.size_trusted_without_hash",
         Test {
             package: "tailway-agent",
-            name: "registry::tests::after_a_power_cut_a_prefix_is_there",
+            name: "ship::tests::after_a_power_cut::a_file_that_lost_its_end_is_read_on_at_what_is_proven_of_it",
         },
     ),
     (
-        "broker.shown_before_sync",
+        "broker.ack_before_sync",
         Test {
             package: "tailway-broker",
-            name: "partition::tests::the_high_watermark_waits_for_the_disk",
+            name: "partition::crash_tests::a_directory_whose_sync_failed_is_synced_by_the_next_attempt",
+        },
+    ),
+    (
+        "broker.commit_before_sync",
+        Test {
+            package: "tailway-broker",
+            name: "group::tests::a_commit_that_cannot_be_made_durable_is_never_acknowledged",
         },
     ),
     (
@@ -95,10 +102,66 @@ const TEETH: &[(&str, Bite)] = &[
         },
     ),
     (
+        "broker.producer_ids_not_saved",
+        Test {
+            package: "tailway-broker",
+            name: "cluster::producer_ids::tests::no_id_is_handed_out_twice_across_restarts_without_a_coordinator",
+        },
+    ),
+    (
+        "broker.producers_lost_at_roll",
+        Test {
+            package: "tailway-broker",
+            name: "partition::crash_tests::a_resend_after_a_power_cut_is_recognised",
+        },
+    ),
+    (
+        "broker.producers_not_rebuilt",
+        Test {
+            package: "tailway-broker",
+            name: "partition::crash_tests::a_resend_after_a_power_cut_is_recognised",
+        },
+    ),
+    (
         "broker.quarantine_served",
         Test {
             package: "tailway-broker",
             name: "partition::tests::damage_below_the_durable_point_is_neither_served_nor_cut",
+        },
+    ),
+    (
+        "broker.recovery_cuts_to_checkpoint",
+        Test {
+            package: "tailway-broker",
+            name: "partition::crash_tests::a_resend_after_a_power_cut_is_recognised",
+        },
+    ),
+    (
+        "broker.recovery_trusts_page_cache",
+        Test {
+            package: "tailway-broker",
+            name: "partition::tests::a_restart_after_a_failed_sync_serves_what_the_disk_has",
+        },
+    ),
+    (
+        "broker.recovery_without_crc",
+        Test {
+            package: "tailway-broker",
+            name: "partition::tests::damage_found_at_the_start_keeps_the_partition_closed",
+        },
+    ),
+    (
+        "broker.segment_name_not_synced",
+        Test {
+            package: "tailway-broker",
+            name: "partition::crash_tests::acknowledged_records_survive_a_power_cut_at_any_sync",
+        },
+    ),
+    (
+        "broker.shown_before_sync",
+        Test {
+            package: "tailway-broker",
+            name: "partition::tests::the_high_watermark_waits_for_the_disk",
         },
     ),
     (
@@ -123,20 +186,23 @@ const TEETH: &[(&str, Bite)] = &[
         },
     ),
     (
-        "broker.commit_before_sync",
-        Test {
-            package: "tailway-broker",
-            name: "group::tests::a_commit_that_cannot_be_made_durable_is_never_acknowledged",
-        },
-    ),
-    (
         "coordinator.entry_acked_before_sync",
         Test {
             package: "tailway-coordinator",
             name: "quorum::crash_tests::acknowledged_records_survive_a_power_cut_at_every_operation",
         },
     ),
+    (
+        "storage.journal_bad_crc",
+        Test {
+            package: "tailway-agent",
+            name: "registry::tests::after_a_power_cut_a_prefix_is_there",
+        },
+    ),
 ];
+
+/// Test programs that plant bugs themselves and demand that each is found: package, program, and the file that names the bugs.
+const SUITES: &[(&str, &str, &str)] = &[("tailway-broker", "teeth", "broker/tests/teeth.rs")];
 
 /// The packages with tests that bite, built together so that one build serves all.
 const PACKAGES: [&str; 5] =
@@ -149,8 +215,8 @@ pub(crate) fn run(root: &Path, recorded: bool) -> Result<()> {
         crate::run(crate::cargo(root).args(crate::SIM).arg("--plants"))?;
     }
     let found = found_by_simulation(root)?;
-    let mut rows = Vec::new();
-    let mut blunt = Vec::new();
+    let (mut rows, mut blunt) = (Vec::new(), Vec::new());
+    let suites = suites(root)?;
     for bug in &bugs {
         let bites: Vec<Bite> =
             TEETH.iter().filter(|(of, _)| of == bug).map(|(_, bite)| *bite).collect();
@@ -161,12 +227,12 @@ pub(crate) fn run(root: &Path, recorded: bool) -> Result<()> {
                 blunt.push(format!("{bug}: {}", bite.name()));
             }
         }
-        let seed = found.get(bug);
-        if seed.is_none() && bites.is_empty() {
+        let mut by: Vec<String> = bites.iter().map(|bite| bite.name()).collect();
+        by.extend(found.get(bug).map(|seed| format!("sim: seed {seed}")));
+        by.extend(suites.get(bug).cloned());
+        if by.is_empty() {
             blunt.push(format!("{bug}: nothing bites"));
         }
-        let mut by: Vec<String> = bites.iter().map(|bite| bite.name()).collect();
-        by.extend(seed.map(|seed| format!("sim: seed {seed}")));
         rows.push((bug.clone(), by.join("<br>")));
     }
     std::fs::write(root.join("docs/evidence/teeth.md"), table(root, &rows)?)?;
@@ -226,6 +292,20 @@ fn torture(root: &Path, args: &[&str], bug: Option<&str>) -> Result<(bool, Strin
     command.args(["run", "--quiet", "--release", "--locked", "-p", "tailway-e2e", "--", "torture"]);
     command.args(args).args(bug.iter().flat_map(|bug| ["--plant", bug]));
     said(&mut command, None)
+}
+
+/// Runs the suites; which bug is named in which.
+fn suites(root: &Path) -> Result<BTreeMap<String, String>> {
+    let mut by = BTreeMap::new();
+    for (package, program, file) in SUITES {
+        let mut command = crate::cargo(root);
+        command.args(["test", "--locked", "-p", package, "--features", "faults"]);
+        crate::run(command.args(["--test", program]))?;
+        let source = std::fs::read_to_string(root.join(file))?;
+        let named = bugs(root)?.into_iter().filter(|bug| source.contains(&format!("\"{bug}\"")));
+        by.extend(named.map(|bug| (bug, format!("test program `{program}` of {package}"))));
+    }
+    Ok(by)
 }
 
 /// Whether a command succeeded, and all that it said.
