@@ -46,6 +46,16 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: BenchCommand,
     },
+    /// Ask a running agent
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway agent files"
+    )]
+    Agent {
+        #[command(subcommand)]
+        command: AgentCommand,
+    },
     /// Check a configuration file of any of the three daemons (exit 0 good, 78 not)
     #[command(after_help = "Example:\n  tailway check /etc/tailway/broker.yaml")]
     Check {
@@ -142,6 +152,40 @@ pub(crate) struct BenchAckArgs {
     /// Also write everything as JSON
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentCommand {
+    /// The followed files: how far each is read and acknowledged, and what is guaranteed for it
+    #[command(after_help = "\
+Examples:
+  tailway agent files
+  tailway agent files --config /etc/tailway/agent.yaml
+  tailway agent files --admin 127.0.0.1:9646 -o json")]
+    Files(AgentFilesArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentFilesArgs {
+    /// The agent's admin address [default: that of the `tailway dev` of this directory]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) admin: Option<std::net::SocketAddr>,
+    /// Take the admin address from the agent's configuration
+    #[arg(long, value_name = "FILE", conflicts_with = "admin")]
+    pub(crate) config: Option<PathBuf>,
+    /// Take it from this directory's dev.json
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "config"])]
+    pub(crate) data: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub(crate) output: OutputForm,
+}
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OutputForm {
+    Table,
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@
 //! configuration.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod agent;
 mod args;
 mod bench;
 mod check;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Dev(args) => dev::run(args),
         Command::Bench { command } => bench::run(command),
+        Command::Agent { command } => agent::run(&command),
         Command::Check { file } => check::run(&file),
         Command::Topic { command } => one_thread(topic::run(command)),
         Command::Tap(args) => one_thread(tap::run(args)),

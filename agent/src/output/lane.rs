@@ -40,6 +40,13 @@ pub struct Sent {
     pub resumed: bool,
 }
 
+/// Why less is guaranteed than that each line is there once, and since when.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lapse {
+    pub at: WallMs,
+    pub why: String,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Beginning,
@@ -58,7 +65,7 @@ pub struct Lane {
     /// What is in the way, and is tried again.
     pub trouble: Option<String>,
     /// Why something may have been sent twice, if it may.
-    pub repeated: Option<String>,
+    pub repeated: Option<Lapse>,
     /// How it was found out what became of batches in doubt, the last time.
     pub looked: Option<String>,
     /// What was looked for in vain may have been deleted; it was looked for below this offset.

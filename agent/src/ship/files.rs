@@ -14,6 +14,7 @@ use crate::machine::identity::{
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Action, Event, Restart, TailFile};
 use crate::output::inbox::LaneId;
+use crate::output::lane::Lapse;
 use crate::tail::files::{OpenFile, TailFiles, read_full};
 
 /// Open files that are asked in a row whether they need their descriptor.
@@ -70,7 +71,7 @@ pub(super) struct Followed {
     pub(super) scheduled: Option<Mono>,
     pub(super) trouble: Option<String>,
     /// Why lines of it may come twice, if they may.
-    pub(super) repeated: Option<String>,
+    pub(super) repeated: Option<Lapse>,
     /// How often in a row it was not found where it should be.
     pub(super) misses: u32,
 }

@@ -15,6 +15,7 @@ use crate::config::Start;
 use crate::machine::identity::{Generation, HEAD_BYTES, Head, Ladder, Stat, Verdict, judge};
 use crate::machine::ledger::{FileEntry, Record};
 use crate::machine::tail_file::{Event, TailFile};
+use crate::output::lane::Lapse;
 use crate::tail::files::{TailFiles, read_full};
 
 /// How far back from the end the start of a line is looked for, with `start: end`.
@@ -172,7 +173,7 @@ impl Shipper {
             lane: None,
             scheduled: None,
             trouble: None,
-            repeated: position.repeated,
+            repeated: position.repeated.map(|why| Lapse { at: self.clock.wall(), why }),
             misses: 0,
         };
         self.files.insert(key, file);

@@ -17,6 +17,7 @@ use crate::machine::identity::{
     FileId, Generation, HEAD_BYTES, Head, Ladder, MARKER_BYTES, Rung, Stat,
 };
 use crate::machine::ledger::{FileEntry, Home, Record};
+use crate::output::lane::Lapse;
 use crate::tail::files::{OpenFile, TailFiles, read_full};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -40,7 +41,8 @@ impl Shipper {
                 tracing::info!("the host was started anew; files are compared with what was read");
                 if !ledger.rested && !ledger.files.is_empty() {
                     tracing::warn!(why = CUT_SHORT, "events may be stored twice");
-                    self.repeated = Some(CUT_SHORT.to_owned());
+                    self.repeated =
+                        Some(Lapse { at: self.clock.wall(), why: CUT_SHORT.to_owned() });
                 }
             }
             if let Some(why) = before.copied(&now) {

@@ -44,7 +44,7 @@ use crate::machine::poll::PollPolicy;
 use crate::machine::tail_file::{self, Action};
 use crate::metrics::AgentMetrics;
 use crate::output::inbox::{Inbox, LaneId, Message};
-use crate::output::lane::Lane;
+use crate::output::lane::{Lane, Lapse};
 use crate::registry::{Registry, RegistryError};
 use crate::tail::discover::Discovery;
 use crate::tail::files::TailFiles;
@@ -182,7 +182,7 @@ pub struct Shipper {
 
     calendar: Calendar,
     /// Why events may be stored twice, whatever their file, if they may.
-    repeated: Option<String>,
+    repeated: Option<Lapse>,
     syncing: bool,
     changed: bool,
     stopping: Option<Stopping>,

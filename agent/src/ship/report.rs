@@ -1,4 +1,6 @@
 //! What `/status` says of files and output, and the gauges.
+//!
+//! Of each file it says what is guaranteed now, and since when and why that is less, if it is.
 
 use std::sync::PoisonError;
 
@@ -6,6 +8,8 @@ use serde_json::{Value, json};
 
 use super::Shipper;
 use super::files::Followed;
+use crate::machine::identity::Generation;
+use crate::machine::ledger::Plan;
 use crate::machine::tail_file::State;
 
 /// Files shown one by one, idle ones last; the others are counted.
@@ -32,9 +36,12 @@ impl Shipper {
         let is_idle = |file: &&Followed| file.machine.state() == State::Idle;
         let busy = self.files.values().filter(|file| !is_idle(file));
         let shown = busy.chain(self.files.values().filter(is_idle)).take(FILES_SHOWN_MAX);
-        let files: Vec<Value> = shown.map(|file| self.describe_file(file)).collect();
+        let held = self.held();
+        let in_doubt = held.iter().take(FILES_SHOWN_MAX).map(|held| self.describe_held(*held));
+        let files = in_doubt.chain(shown.map(|file| self.describe_file(file)));
+        let files: Vec<Value> = files.take(FILES_SHOWN_MAX).collect();
         let behind: u64 = self.files.values().map(|file| unread(file).0).sum();
-        let held: Vec<String> = self.held().iter().map(ToString::to_string).collect();
+        let held: Vec<String> = held.iter().map(ToString::to_string).collect();
         let polled = self.dirs.iter().filter(|(_, dir)| dir.is_polled());
         let polled: Vec<_> = polled.map(|(path, _)| path.display().to_string()).collect();
         let troubles: Vec<Value> = self
@@ -63,26 +70,60 @@ impl Shipper {
 
     fn describe_file(&self, file: &Followed) -> Value {
         let (behind, unacked) = unread(file);
-        let trouble = file.trouble.as_ref().filter(|_| file.machine.state() == State::Unreadable);
+        let machine = &file.machine;
+        let trouble = file.trouble.as_ref().filter(|_| machine.state() == State::Unreadable);
         let lane = file.lane.and_then(|lane| self.lanes.get(lane));
-        let repeated = lane.and_then(|lane| lane.repeated.as_ref());
-        let guarantee = match repeated {
-            None => "exactly-once".to_owned(),
-            Some(why) => format!("at-least-once: {why}"),
-        };
+        let lapse = file
+            .repeated
+            .as_ref()
+            .or_else(|| lane.and_then(|lane| lane.repeated.as_ref()))
+            .or(self.repeated.as_ref());
         json!({
             "path": file.path.display().to_string(),
             "input": self.config.inputs[file.input].id,
             "generation": file.generation.to_string(),
-            "state": file.machine.state().name(),
-            "size": file.machine.size(),
-            "read": file.machine.read(),
-            "acked": file.machine.acked(),
+            "state": machine.state().name(),
+            "size": machine.size(),
+            "read": machine.read(),
+            "acked": machine.acked(),
             "behind": behind,
             "unacked": unacked,
+            "lag": machine.size().saturating_sub(machine.acked()),
+            "plans_open": self.registry.ledger().plans_with(file.generation).count(),
             "partition": lane.map(|lane| lane.target.partition),
-            "guarantee": guarantee,
+            "guarantee": if lapse.is_none() { "exactly-once" } else { "at-least-once" },
+            "guarantee_since": lapse.map(|lapse| lapse.at.0),
+            "guarantee_why": lapse.map(|lapse| &lapse.why),
             "trouble": trouble,
+        })
+    }
+
+    /// A file of which an earlier run left batches in doubt: it is followed once they are resolved.
+    fn describe_held(&self, generation: Generation) -> Value {
+        let ledger = self.registry.ledger();
+        let entry = ledger.files.get(&generation);
+        let plans: Vec<&Plan> = ledger.plans_with(generation).collect();
+        let ranges = plans.iter().flat_map(|plan| &plan.ranges);
+        let ranges = ranges.filter(|range| range.generation == generation);
+        let acked = entry.map_or(0, |entry| entry.offset);
+        let sent = ranges.map(|range| range.to).max().unwrap_or(acked);
+        json!({
+            "path": entry.map(|entry| entry.path.display().to_string()),
+            "input": entry.map(|entry| &entry.input),
+            "generation": generation.to_string(),
+            "state": "in doubt",
+            "size": sent,
+            "read": sent,
+            "acked": acked,
+            "behind": 0,
+            "unacked": sent.saturating_sub(acked),
+            "lag": sent.saturating_sub(acked),
+            "plans_open": plans.len(),
+            "partition": plans.first().map(|plan| plan.target.partition),
+            "guarantee": "exactly-once",
+            "guarantee_since": Value::Null,
+            "guarantee_why": Value::Null,
+            "trouble": "batches of an earlier run are being looked for",
         })
     }
 
@@ -108,6 +149,7 @@ impl Shipper {
                     "buffered_bytes": lane.buffered(),
                     "in_flight_bytes": lane.parcel_bytes(),
                     "trouble": lane.trouble,
+                    "doubts_resolved_by": lane.looked,
                 })
             })
             .collect();

@@ -25,7 +25,7 @@ use super::resume::identity;
 use super::{ShipError, Shipper};
 use crate::machine::ledger::{Plan, Record, Target, record_count};
 use crate::output::inbox::LaneId;
-use crate::output::lane::Sent;
+use crate::output::lane::{Lapse, Sent};
 use crate::output::link::{How, Resolved};
 use crate::output::parcel::origin;
 use crate::output::resolve::{Doubt, LookFrom, Proof, Standing};
@@ -366,8 +366,8 @@ impl Shipper {
         let lane = &mut self.lanes[id];
         let (topic, partition) = (&lane.target.topic, lane.target.partition);
         tracing::warn!(topic, partition, records, why, "events may be stored twice");
-        let text = format!("{records} events may be stored twice since the last start: {why}");
-        lane.repeated.get_or_insert(text);
+        let why = format!("{records} events may be stored twice: {why}");
+        lane.repeated.get_or_insert(Lapse { at: self.clock.wall(), why });
         self.metrics.records_unproven.inc_by(u64::from(records));
     }
 
@@ -380,7 +380,10 @@ impl Shipper {
             records,
             "events are stored twice: a request was carried out after it had been looked for"
         );
-        lane.repeated = Some(format!("{records} events are stored twice since the last start"));
+        let why = format!(
+            "{records} events are stored twice: a request was carried out after it had been looked for"
+        );
+        lane.repeated = Some(Lapse { at: self.clock.wall(), why });
         self.metrics.records_repeated.inc_by(records.unsigned_abs());
     }
 }

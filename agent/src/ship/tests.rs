@@ -304,6 +304,43 @@ async fn a_stop_reads_nothing_more() {
     assert_eq!(offsets(&shipper), [("/logs/a.log".into(), 4)]);
 }
 
+/// What people are told of a file: while a batch is on its way, in doubt after a kill, and when it
+/// may be there twice.
+#[tokio::test(start_paused = true)]
+async fn the_report_says_what_is_guaranteed_and_why_if_less() {
+    let world = World::new();
+    world.append("/logs/a.log", "1\n2\n3");
+    let mut first = world.shipper(config("logs", "beginning"));
+    first.start().unwrap();
+    topic_found(&mut first, "logs");
+    began(&mut first, 1, Vec::new());
+    let told = |shipper: &Shipper| {
+        shipper.publish();
+        let file = shipper.report.lock().unwrap()["files"][0].clone();
+        let of = |keys: &[&str]| keys.iter().map(|key| file[*key].clone()).collect::<Vec<_>>();
+        let numbers = of(&["size", "read", "acked", "lag", "plans_open"]);
+        let numbers: Vec<_> = numbers.iter().map(|n| n.as_u64().unwrap()).collect();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        (text(&file["state"]), numbers, text(&file["guarantee"]), text(&file["guarantee_why"]))
+    };
+    let exactly = "exactly-once".to_owned();
+    let state = ("waiting".to_owned(), vec![5, 4, 0, 5, 1], exactly.clone(), String::new());
+    assert_eq!(told(&first), state);
+    drop(first);
+    let mut second = world.shipper(config("logs", "beginning"));
+    second.start().unwrap();
+    let state = ("in doubt".to_owned(), vec![4, 4, 0, 4, 1], exactly, String::new());
+    assert_eq!(told(&second), state);
+    topic_found(&mut second, "logs");
+    tell_resolved(&mut second, How::Blind("no permission".into()), vec![Standing::Missing]);
+    let identity = ProducerIdentity { producer_id: 1, producer_epoch: 0 };
+    second.inbox.send(Message::Started { lane: 0, identity });
+    ack_all(&mut second);
+    let (_, numbers, guarantee, why) = told(&second);
+    assert_eq!((numbers, guarantee.as_str()), (vec![5, 4, 4, 1, 0], "at-least-once"));
+    assert!(why.contains("no permission"), "{why}");
+}
+
 fn ack_all_of_first(shipper: &mut Shipper) {
     let ack = Ack {
         base_sequence: 0,

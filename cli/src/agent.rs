@@ -1,0 +1,193 @@
+//! `tailway agent files`: what a running agent says of its files, from its admin port.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+use tailway_agent::Agent;
+use tailway_daemon::Daemon;
+use tailway_daemon::exit::Exit;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::args::{AgentCommand, AgentFilesArgs, OutputForm};
+use crate::dev::published::{FILE, Published};
+use crate::output::{bytes, complain, say, table};
+use crate::target::DEV_DIR;
+
+/// It answers from memory.
+const TIMEOUT: Duration = Duration::from_secs(10);
+const ANSWER_BYTES_MAX: u64 = 64 << 20;
+const HEADING: [&str; 9] =
+    ["PATH", "GENERATION", "STATE", "SIZE", "READ", "ACKED", "LAG", "OPEN", "GUARANTEE"];
+
+pub(crate) fn run(command: &AgentCommand) -> Result<Exit> {
+    let AgentCommand::Files(args) = command;
+    let address = match address(args) {
+        Ok(address) => address,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            return Ok(Exit::Config);
+        }
+    };
+    let status = status(address)?;
+    let report = &status["shipper"];
+    let files = report["files"].as_array().with_context(|| {
+        format!(
+            "what answers on {address} says nothing of files: is it an agent, and a current one?"
+        )
+    })?;
+    match args.output {
+        OutputForm::Json => say(&serde_json::to_string_pretty(files)?)?,
+        OutputForm::Table => {
+            for line in lines(files) {
+                say(&line)?;
+            }
+            for note in notes(report, files.len()) {
+                complain(&note);
+            }
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn address(args: &AgentFilesArgs) -> Result<SocketAddr> {
+    if let Some(address) = args.admin {
+        return Ok(address);
+    }
+    if let Some(file) = &args.config {
+        let config = Agent::load_config(file).map_err(|problems| anyhow!("{problems}"))?;
+        return Ok(config.admin.address);
+    }
+    let path = args.data.as_deref().unwrap_or(Path::new(DEV_DIR)).join(FILE);
+    if !path.exists() {
+        bail!(
+            "no dev run is ready here ({} is missing)\n  next: tailway agent files --config {}",
+            path.display(),
+            Agent::CONFIG_PATH
+        );
+    }
+    let admin = Published::read(&path)?.agent.admin;
+    admin.parse().with_context(|| format!("{}: agent.admin is {admin:?}", path.display()))
+}
+
+fn status(address: SocketAddr) -> Result<Value> {
+    let unreachable = || format!("no agent answers on {address}; is it running?");
+    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(unreachable)?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
+    stream.set_write_timeout(Some(TIMEOUT))?;
+    write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
+        .with_context(unreachable)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).with_context(unreachable)?;
+    let head_end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
+    let (head, body) = answer.split_at(head_end.map_or(answer.len(), |at| at + 4));
+    let head = String::from_utf8_lossy(head);
+    let first = head.lines().next().unwrap_or_default();
+    ensure!(first.contains(" 200"), "{address} answered /status with {first:?}");
+    serde_json::from_slice(body).with_context(|| format!("{address} sent no JSON"))
+}
+
+/// A table, and below it what is wrong with files of which less is guaranteed.
+fn lines(files: &[Value]) -> Vec<String> {
+    let mut rows = vec![HEADING.map(str::to_owned).to_vec()];
+    rows.extend(files.iter().map(row));
+    let mut lines = table(&rows);
+    for file in files {
+        let path = text(&file["path"]);
+        if let Some(why) = file["guarantee_why"].as_str() {
+            let since = file["guarantee_since"].as_i64().map_or_else(String::new, since);
+            lines.push(format!("{path}: at least once{since}, because {why}"));
+        }
+        if let Some(trouble) = file["trouble"].as_str() {
+            lines.push(format!("{path}: {trouble}"));
+        }
+    }
+    lines
+}
+
+fn row(file: &Value) -> Vec<String> {
+    let number = |key: &str| file[key].as_u64().unwrap_or_default();
+    let guarantee = match text(&file["guarantee"]) {
+        "exactly-once" => "exactly once",
+        _ => "at least once",
+    };
+    vec![
+        text(&file["path"]).to_owned(),
+        text(&file["generation"]).chars().take(8).collect(),
+        text(&file["state"]).to_owned(),
+        number("size").to_string(),
+        number("read").to_string(),
+        number("acked").to_string(),
+        bytes(number("lag")),
+        number("plans_open").to_string(),
+        guarantee.to_owned(),
+    ]
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or("-")
+}
+
+fn since(ms: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp(ms.div_euclid(1_000));
+    at.ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .map_or_else(String::new, |at| format!(" since {at}"))
+}
+
+/// What concerns all of them.
+fn notes(report: &Value, shown: usize) -> Vec<String> {
+    let mut notes = Vec::new();
+    let total = report["files_total"].as_u64().unwrap_or_default();
+    let more = total.saturating_sub(shown as u64);
+    if more > 0 {
+        notes.push(format!("files without anything to do that are not shown: {more}"));
+    }
+    for (what, trouble) in
+        [("journal", &report["journal_trouble"]), ("output", &report["output"]["trouble"])]
+    {
+        if let Some(trouble) = trouble.as_str() {
+            notes.push(format!("{what}: {trouble}"));
+        }
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn file(why: Option<&str>) -> Value {
+        json!({
+            "path": "/a.log", "generation": "0123456789abcdef", "state": "idle", "size": 5,
+            "read": 4, "acked": 3, "lag": 2, "plans_open": 1,
+            "guarantee": if why.is_some() { "at-least-once" } else { "exactly-once" },
+            "guarantee_since": why.map(|_| 1_700_000_000_123_i64), "guarantee_why": why,
+            "trouble": null,
+        })
+    }
+
+    #[test]
+    fn the_table_says_what_is_guaranteed_since_when_and_why() {
+        let heading = "PATH    GENERATION  STATE  SIZE  READ  ACKED  LAG  OPEN  GUARANTEE";
+        let row = "/a.log  01234567    idle   5     4     3      2 B  1     ";
+        assert_eq!(lines(&[file(None)]), [heading.to_owned(), format!("{row}exactly once")]);
+        let why = "/a.log: at least once since 2023-11-14T22:13:20Z, because of this";
+        let expected = [heading.to_owned(), format!("{row}at least once"), why.to_owned()];
+        assert_eq!(lines(&[file(Some("of this"))]), expected);
+    }
+
+    #[test]
+    fn what_is_not_in_the_table_is_noted() {
+        let output = json!({"trouble": "refused"});
+        let report = json!({"files_total": 9, "journal_trouble": null, "output": output});
+        let expected = ["files without anything to do that are not shown: 8", "output: refused"];
+        assert_eq!(notes(&report, 1), expected);
+    }
+}
