@@ -15,7 +15,7 @@ use tailway_metadata::time::WallMs;
 use tailway_storage::FsDisk;
 use tokio::time::Instant;
 
-const UPDATES: u64 = 10_000;
+const UPDATES: u32 = 10_000;
 
 fn target(partition: i32) -> Target {
     Target {
@@ -108,7 +108,7 @@ fn main() {
     let mut registry = open(&path);
     let before = registry.bytes();
     let since = on_cpu();
-    for number in 0..UPDATES {
+    for number in 0..u64::from(UPDATES) {
         let entry = registry.ledger().files[&file(number * 17 % files).generation].clone();
         registry.plan(plan(number, &entry)).unwrap();
         registry.record(Record::Acked { plan: number, base_offset: 0 }).unwrap();
@@ -116,8 +116,8 @@ fn main() {
     let took = on_cpu() - since;
     println!(
         "{UPDATES} batches planned and acknowledged: {:.1} us and {} bytes each, {} rewrites",
-        took * 1e6 / UPDATES as f64,
-        (registry.bytes() - before) / UPDATES,
+        took * 1e6 / f64::from(UPDATES),
+        (registry.bytes() - before) / u64::from(UPDATES),
         u8::from(registry.compact_if_worth_it().unwrap()),
     );
 }

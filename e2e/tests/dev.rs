@@ -148,6 +148,35 @@ fn a_second_dev_in_the_same_directory_names_the_holder() {
 }
 
 #[test]
+fn a_running_agent_tells_of_its_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input, output) =
+        (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
+    std::fs::write(&input, lines(20)).unwrap();
+    let size = std::fs::metadata(&input).unwrap().len();
+    let (process, _) = start_dev(&data, &input, &output).unwrap();
+    let files = ["agent", "files", "--data", path(&data)];
+    wait_until(PATIENCE, || {
+        let told = tailway(&[&files[..], &["-o", "json"]].concat());
+        anyhow::ensure!(told.status.success(), "{}", said(&told));
+        let told: serde_json::Value = serde_json::from_slice(&told.stdout)?;
+        let file = &told[0];
+        Ok(file["path"] == path(&input) && file["acked"] == size && file["plans_open"] == 0)
+    })
+    .unwrap();
+    let table = tailway(&files);
+    let table = String::from_utf8(table.stdout).unwrap();
+    let rows: Vec<&str> = table.lines().collect();
+    let [heading, row] = rows[..] else { panic!("{table}") };
+    assert!(heading.starts_with("PATH ") && heading.ends_with("GUARANTEE"), "{table}");
+    assert!(row.starts_with(path(&input)) && row.ends_with("exactly once"), "{table}");
+    stop_by_ctrl_c(process).unwrap();
+    let gone = tailway(&files);
+    assert_eq!(gone.status.code(), Some(78), "{}", said(&gone));
+    assert!(said(&gone).contains("next: tailway agent files --config"), "{}", said(&gone));
+}
+
+#[test]
 fn what_cannot_be_read_is_said_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (data, input) = (dir.path().join("data"), dir.path().join("app.log"));

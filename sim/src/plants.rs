@@ -36,10 +36,16 @@ struct Plant {
     breaks: &'static str,
     /// What reaches it where plans made by chance do so too rarely.
     scenario: Option<Scenario>,
+    /// Nothing simulated reaches it: a test of its own bites (`cargo x teeth`).
+    tested: bool,
 }
 
 const fn plant(name: &'static str, breaks: &'static str) -> Plant {
-    Plant { name, breaks, scenario: None }
+    Plant { name, breaks, scenario: None, tested: false }
+}
+
+const fn tested(name: &'static str, breaks: &'static str) -> Plant {
+    Plant { name, breaks, scenario: None, tested: true }
 }
 
 /// All of `tailway_faults::BUGS`.
@@ -48,12 +54,16 @@ const PLANTS: &[Plant] = &[
         "agent.doubts_sent_anew",
         "batches in doubt are sent again under a new identity, unlooked for",
     ),
-    plant(
+    tested(
         "agent.expired_producer_resent",
         "a batch of a producer that the leader does not remember is sent again, unlooked for",
     ),
     plant("agent.offset_before_ack", "the journal has a batch acknowledged as soon as it is sent"),
     plant("agent.plan_not_saved", "a batch is sent without its plan in the journal"),
+    tested(
+        "agent.size_trusted_without_hash",
+        "after a power cut a file is read on by its size, whatever its bytes are",
+    ),
     plant("broker.ack_before_sync", "a flush counts as durable as soon as it is ordered"),
     plant("broker.checkpoint_ahead_of_sync", "the recovery point checkpoint says the log end"),
     plant("broker.clean_marker_kept", "the clean-shutdown marker outlives the start that reads it"),
@@ -89,11 +99,13 @@ const PLANTS: &[Plant] = &[
         name: "coordinator.session_by_wall_clock",
         breaks: "broker sessions expire by the wall clock",
         scenario: Some(Scenario::ClockJumps),
+        tested: false,
     },
     Plant {
         name: "coordinator.vote_not_synced",
         breaks: "a Raft vote counts before its sync",
         scenario: Some(Scenario::CutAsItLeads),
+        tested: false,
     },
     plant("storage.journal_bad_crc", "a journal record is taken although its CRC is wrong"),
     plant("storage.replace_name_not_synced", "an atomic replace does not sync the directory"),
@@ -143,14 +155,14 @@ pub(crate) fn hunt(name: &str, from: u64, seeds: u64) -> Result<bool> {
 pub(crate) fn hunt_all() -> Result<bool> {
     let mut finds = Vec::new();
     for plant in PLANTS {
-        let find = search(plant, 1, SEEDS)?;
+        let find = if plant.tested { None } else { search(plant, 1, SEEDS)? };
         println!("{}", told(plant, find.as_ref(), SEEDS));
         finds.push(find);
     }
     let path = evidence();
     std::fs::write(&path, table(&finds)?).with_context(|| path.display().to_string())?;
     println!("wrote {}", path.display());
-    Ok(finds.iter().all(Option::is_some))
+    Ok(PLANTS.iter().zip(&finds).all(|(plant, find)| plant.tested || find.is_some()))
 }
 
 /// What a child process says at its end, for `search`.
@@ -259,6 +271,7 @@ fn child(
 
 fn told(plant: &Plant, find: Option<&Find>, seeds: u64) -> String {
     match find {
+        None if plant.tested => format!("{}: not simulated, a test bites", plant.name),
         None => format!("{}: found by nothing in {seeds} seeds", plant.name),
         Some(Find { seed, events, text, scenario }) => {
             let of = scenario.map_or(String::new(), |scenario| format!(" of {}", scenario.name()));
@@ -284,6 +297,7 @@ fn table(finds: &[Option<Find>]) -> Result<String> {
     )?;
     for (plant, find) in PLANTS.iter().zip(finds) {
         let row = match find {
+            None if plant.tested => "none: it is not simulated | | [a test](teeth.md)".to_owned(),
             None => format!("none of {SEEDS} | | **nothing**"),
             Some(Find { seed, events, text, scenario }) => {
                 let at = scenario.map_or_else(

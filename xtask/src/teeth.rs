@@ -53,6 +53,13 @@ const TEETH: &[(&str, Bite)] = &[
         },
     ),
     (
+        "agent.expired_producer_resent",
+        Test {
+            package: "tailway-agent",
+            name: "output::resolve::tests::what_the_leader_does_not_remember_is_scanned_for",
+        },
+    ),
+    (
         "agent.size_trusted_without_hash",
         Test {
             package: "tailway-agent",
