@@ -1,5 +1,6 @@
 //! Scenarios with a purpose of their own, for what random plans reach too rarely. Each runs by seed, as a plan does.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -62,7 +63,8 @@ fn cut_as_it_leads(seed: u64) -> Verdict {
         let (hash, events) = sim::trace_hash();
         let found_at = (!violations.is_empty()).then_some(events);
         let (trace, simulated) = (sim::trace_lines(), begun.elapsed());
-        Verdict { violations, hash, events, found_at, acknowledged: 0, simulated, trace }
+        let (acknowledged, counts) = (0, BTreeMap::new());
+        Verdict { violations, hash, events, found_at, acknowledged, simulated, counts, trace }
     })
 }
 

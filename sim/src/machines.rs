@@ -10,17 +10,19 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use tailway_agent::tail::memory::MemoryFiles;
 use tailway_daemon::daemon::{Context, Daemon, StartError};
+use tailway_daemon::ready::Status;
 use tailway_daemon::run::STOP_DEADLINE;
 use tailway_daemon::{Clock, Deadline};
 use tailway_metadata::time::WallMs;
 use tailway_net::{HostPort, PeerIdentity, SpiffeId};
 use tailway_runtime::sim::{self, HostId, note};
-use tailway_storage::{Disk, SimDisk};
+use tailway_storage::{Disk, DiskEvent, SimDisk};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep};
 
 use crate::oracle::DATA_DIR;
 use crate::tls::{CLUSTER, TlsFiles};
+use crate::vault::Vault;
 use crate::writer::{LINES_TOPIC, LOGS_DIR};
 
 /// Where a supervisor starts a program again that ended by itself.
@@ -75,6 +77,9 @@ pub(crate) struct Machine {
     restart_at: Option<Instant>,
     tls: Arc<TlsFiles>,
     brokers: Vec<HostPort>,
+    vault: Vault,
+    /// Of the program that runs, or of the last one.
+    status: Status,
 }
 
 impl Machine {
@@ -84,6 +89,7 @@ impl Machine {
         drift_ppm: i32,
         tls: &Arc<TlsFiles>,
         brokers: &[HostPort],
+        vault: &Vault,
     ) -> Machine {
         let (host, spiffe_role, id) = role.identity();
         sim::add_host(host);
@@ -91,12 +97,10 @@ impl Machine {
         let spiffe = SpiffeId { cluster: CLUSTER.into(), role: spiffe_role.into(), id };
         let identity = PeerIdentity { spiffe: Some(spiffe), common_name: None };
         tailway_net::sim::add_host(host, address_of(host), Some(identity));
-        let disk = SimDisk::with_seed(seed);
-        disk.on_event(move |_, event| note(|| format!("disk of {host} {event}")));
-        Machine {
+        let machine = Machine {
             host,
             role,
-            disk,
+            disk: SimDisk::with_seed(seed),
             files: MemoryFiles::new(Clock::simulated(WALL_START, 0)),
             drift_ppm,
             wall: WALL_START,
@@ -106,7 +110,25 @@ impl Machine {
             restart_at: None,
             tls: Arc::clone(tls),
             brokers: brokers.to_vec(),
-        }
+            vault: vault.clone(),
+            status: Status::new(),
+        };
+        machine.watch(|_, _| {});
+        machine
+    }
+
+    /// Has somebody look at each event of the disk.
+    pub(crate) fn watch(&self, look: impl Fn(&SimDisk, &DiskEvent) + Send + Sync + 'static) {
+        let host = self.host;
+        self.disk.on_event(move |disk, event| {
+            note(|| format!("disk of {host} {event}"));
+            look(disk, event);
+        });
+    }
+
+    /// What the program's `/status` says in a section.
+    pub(crate) fn status_of(&self, section: &str) -> String {
+        self.status.json().get(section).map(ToString::to_string).unwrap_or_default()
     }
 
     pub(crate) fn name(&self) -> String {
@@ -144,6 +166,7 @@ impl Machine {
         let ended = Ended::default();
         let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
         let (tell, context) = (Arc::clone(&ended), Context::new(clock));
+        self.status = context.status.clone();
         let name = self.name();
         let tell = move |outcome: Result<(), String>| {
             note(|| {
@@ -161,6 +184,7 @@ impl Machine {
                 });
             }
             Role::Broker(id) => {
+                self.vault.broker_starts(&self.disk);
                 let config = broker_config(id, self.host, &self.tls)?;
                 sim::spawn_on(self.host, async move {
                     let started = tailway_broker::Broker::start_on(disk, config, context.clone());

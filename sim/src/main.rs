@@ -8,6 +8,7 @@
 mod clients;
 mod directed;
 mod history;
+mod ledger;
 mod machines;
 mod nemesis;
 mod oracle;
@@ -15,9 +16,11 @@ mod plan;
 mod plants;
 mod run;
 mod tls;
+mod vault;
 mod writer;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -157,6 +160,7 @@ struct Tally {
     events: u64,
     acknowledged: u64,
     simulated_s: u64,
+    counts: BTreeMap<&'static str, u64>,
 }
 
 fn campaign(args: &Args, tls: &Arc<TlsFiles>) -> bool {
@@ -188,6 +192,9 @@ fn campaign(args: &Args, tls: &Arc<TlsFiles>) -> bool {
         tally.twice,
         tally.failed.len()
     );
+    for (what, times) in &tally.counts {
+        println!("  {what} {times}");
+    }
     tally.failed.is_empty()
 }
 
@@ -210,6 +217,9 @@ fn one(seed: u64, args: &Args, tls: &Arc<TlsFiles>, tally: &Mutex<Tally>) {
     tally.events += verdict.events;
     tally.acknowledged += verdict.acknowledged as u64;
     tally.simulated_s += verdict.simulated.as_secs();
+    for (what, times) in &verdict.counts {
+        *tally.counts.entry(what).or_default() += times;
+    }
     if !verdict.violations.is_empty() {
         tally.failed.push(seed);
         report(seed, &verdict, args);

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io::ErrorKind;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,12 +11,13 @@ use rand::Rng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use tailway_runtime::sim::{self, HostId, note};
-use tailway_storage::{Operation, SimFault};
+use tailway_storage::{Operation, SimFault, SimFaults};
 use tokio::time::Instant;
 
 use crate::clients::ClientProcess;
 use crate::machines::{Machine, Role};
 use crate::plan::Fault;
+use crate::vault::VAULT_DIR;
 
 /// What a disk call can fail with; reads are left out, since a broker may refuse to serve what it cannot read.
 const FAILING: [Operation; 7] = [
@@ -34,6 +37,11 @@ const DOWN_MS_MAX: u64 = 4_000;
 /// What is left on a disk that is full.
 const FULL_BYTES_MAX: u64 = 20_000;
 
+/// How long a connection is stalled; clients give up after ten seconds.
+const STALL_MS: RangeInclusive<u64> = 500..=25_000;
+/// Writes that go astray, of a million.
+const STRAY_MAX: u32 = 150_000;
+
 /// What has to be taken back.
 #[derive(Clone, Copy, Debug)]
 enum Undo {
@@ -41,6 +49,7 @@ enum Undo {
     Hasten(HostId, HostId),
     FastDisk(usize),
     FreeDisk(usize),
+    ArriveAgain(usize),
     /// A broker with a fenced log is restarted by its operator.
     Restart(usize),
 }
@@ -90,6 +99,7 @@ impl Nemesis {
             self.take_back(undo, machines);
         }
         tailway_net::sim::mend_all();
+        tailway_net::sim::unstall_all();
         for machine in machines.iter() {
             machine.disk().disarm_all();
             machine.disk().set_capacity(None);
@@ -107,6 +117,7 @@ impl Nemesis {
             Undo::Mend(from, to) => tailway_net::sim::set_cut(from, to, false),
             Undo::Hasten(from, to) => tailway_net::sim::set_delay_ms(from, to, 0..=1),
             Undo::FastDisk(index) => sim::set_blocking_ms(machines[index].host, 0..=1),
+            Undo::ArriveAgain(index) => machines[index].disk().set_faults(SimFaults::default()),
             Undo::FreeDisk(index) => machines[index].disk().set_capacity(None),
             Undo::Restart(index) => {
                 if machines[index].runs() {
@@ -147,9 +158,14 @@ impl Nemesis {
                     client.start();
                 }
             }
-            Fault::CutLink | Fault::ResetConnections | Fault::SlowLink => {
+            Fault::CutLink
+            | Fault::ResetConnections
+            | Fault::LoseNext
+            | Fault::StallConnections
+            | Fault::SlowLink => {
                 self.strike_link(fault, machines, clients);
             }
+            Fault::Rot | Fault::StrayWrites => self.strike_vault(fault, machines),
             _ => {
                 if let Some(index) = self.victim(machines, suits(fault)) {
                     self.strike_machine(fault, index, machines).await?;
@@ -170,6 +186,24 @@ impl Nemesis {
             .chain(clients.iter().map(|client| client.host))
             .filter(|host| *host != server)
             .collect();
+        match fault {
+            // Of many clients at once: it takes a request under way to matter.
+            Fault::LoseNext | Fault::StallConnections => {
+                let answers = fault == Fault::LoseNext && self.rng.gen_bool(0.7);
+                for other in others {
+                    if self.rng.gen_bool(0.3) {
+                        continue;
+                    }
+                    match fault {
+                        Fault::LoseNext if answers => tailway_net::sim::lose_next(server, other),
+                        Fault::LoseNext => tailway_net::sim::lose_next(other, server),
+                        _ => tailway_net::sim::stall(other, server, &STALL_MS),
+                    }
+                }
+                return;
+            }
+            _ => {}
+        }
         let Some(other) = others.choose(&mut self.rng).copied() else { return };
         let (a, b) = if self.rng.gen_bool(0.5) { (server, other) } else { (other, server) };
         match fault {
@@ -187,6 +221,33 @@ impl Nemesis {
                     self.later(2 * LASTING_MS_MAX, Undo::Mend(b, a));
                 }
             }
+        }
+    }
+
+    /// Strikes the one log that is meant to be struck so.
+    fn strike_vault(&mut self, fault: Fault, machines: &[Machine]) {
+        let has_it = |machine: &Machine| {
+            let paths = machine.disk().durable_paths();
+            paths.into_iter().any(|path| path.starts_with(VAULT_DIR))
+        };
+        let Some(index) = machines.iter().position(has_it) else { return };
+        let disk = machines[index].disk();
+        if fault == Fault::StrayWrites {
+            disk.set_faults(SimFaults {
+                under: VAULT_DIR.into(),
+                phantom_write: self.rng.gen_range(0..STRAY_MAX),
+                misdirected_write: self.rng.gen_range(0..STRAY_MAX),
+                ..SimFaults::default()
+            });
+            self.later(LASTING_MS_MAX, Undo::ArriveAgain(index));
+            return;
+        }
+        let is_log = |path: &PathBuf| {
+            path.starts_with(VAULT_DIR) && path.extension().is_some_and(|suffix| suffix == "log")
+        };
+        let logs: Vec<PathBuf> = disk.durable_paths().into_iter().filter(is_log).collect();
+        if let Some(log) = logs.choose(&mut self.rng) {
+            disk.rot(log, self.rng.r#gen());
         }
     }
 
@@ -249,7 +310,15 @@ impl Nemesis {
                     .unwrap_or(&0);
                 machine.jump_clock(by);
             }
-            Fault::KillClient | Fault::CutLink | Fault::ResetConnections | Fault::SlowLink => {}
+            // Of no machine.
+            Fault::KillClient
+            | Fault::CutLink
+            | Fault::ResetConnections
+            | Fault::LoseNext
+            | Fault::StallConnections
+            | Fault::SlowLink
+            | Fault::Rot
+            | Fault::StrayWrites => {}
         }
         Ok(())
     }

@@ -29,6 +29,11 @@ pub(crate) enum Fault {
     /// Silence in one direction or both.
     CutLink,
     ResetConnections,
+    /// What one host says next to another is lost on each of their connections, and the connection with it: requests or
+    /// answers.
+    LoseNext,
+    /// Existing connections hold everything back for so long that their clients give them up.
+    StallConnections,
     SlowLink,
     SlowDisk,
     /// A call to the disk fails once; a failed sync forgets what it should have written. The broker is restarted later.
@@ -38,10 +43,14 @@ pub(crate) enum Fault {
     /// What is only in the page cache and clean is read from the platter again.
     DropCaches,
     ClockJump,
+    /// A bit of the vault's log flips.
+    Rot,
+    /// For a while some writes to the vault's files never arrive, or land elsewhere in them.
+    StrayWrites,
 }
 
 /// All kinds.
-const FAULTS: [Fault; 19] = [
+const FAULTS: [Fault; 23] = [
     Fault::KillBroker,
     Fault::KillCoordinator,
     Fault::KillClient,
@@ -54,6 +63,8 @@ const FAULTS: [Fault; 19] = [
     Fault::StopAgent,
     Fault::CutLink,
     Fault::ResetConnections,
+    Fault::LoseNext,
+    Fault::StallConnections,
     Fault::SlowLink,
     Fault::SlowDisk,
     Fault::DiskErrorOfBroker,
@@ -61,6 +72,8 @@ const FAULTS: [Fault; 19] = [
     Fault::DiskFull,
     Fault::DropCaches,
     Fault::ClockJump,
+    Fault::Rot,
+    Fault::StrayWrites,
 ];
 
 /// A run, as far as it is decided before it begins.
@@ -112,11 +125,19 @@ impl Plan {
         }
     }
 
+    /// Whether there is a topic whose disk rots.
+    pub(crate) fn has_vault(&self) -> bool {
+        let rots = |fault: &Fault| matches!(fault, Fault::Rot | Fault::StrayWrites);
+        self.strikes.iter().any(|(_, fault)| rots(fault))
+    }
+
     /// Whether nothing strikes that may cost a broker its session with the coordinator.
     pub(crate) fn is_calm(&self) -> bool {
         let harmless = [
             Fault::ClockJump,
             Fault::DropCaches,
+            Fault::Rot,
+            Fault::StrayWrites,
             Fault::KillAgent,
             Fault::KillClient,
             Fault::StopAgent,

@@ -1,6 +1,7 @@
 //! One seed from begin to verdict: a phase of faults, then healing, then convergence within [`HEALED_WITHIN`], a final
 //! drain, clean stops, and the checker over everything that clients saw.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use tailway_client::Admin;
 use tailway_client::admin::NewTopic;
 use tailway_history::Checker;
 use tailway_net::HostPort;
+use tailway_net::sim::Counts;
 use tailway_runtime::sim::{self, HostId, note};
 use tailway_wire::error_code::ErrorCode;
 use tokio::sync::oneshot;
@@ -18,17 +20,21 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::clients::{ClientProcess, Job, Shared, drain, drain_lines, probe};
 use crate::history::History;
+use crate::ledger::LedgerWatch;
 use crate::machines::{Machine, Role, address_of, broker_address};
 use crate::nemesis::Nemesis;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use crate::tls::TlsFiles;
-use crate::writer::{self, LINES_TOPIC};
+use crate::vault::{self, VAULT_TOPIC, Vault};
+use crate::writer::{self, LINES_PARTITIONS, LINES_TOPIC};
 
 /// After the last fault is gone, everything works again within this simulated time.
 const HEALED_WITHIN: Duration = Duration::from_secs(30);
 /// For the final drain and for answers that are due.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// For reading the vault, after which it counts as not served.
+const VAULT_PATIENCE: Duration = Duration::from_secs(10);
 /// For whoever has given up, to say why.
 const GRACE: Duration = Duration::from_secs(15);
 /// How often supervisors and the nemesis look.
@@ -49,8 +55,25 @@ pub(crate) struct Verdict {
     pub(crate) found_at: Option<u64>,
     pub(crate) acknowledged: usize,
     pub(crate) simulated: Duration,
+    /// How often what happened, by name.
+    pub(crate) counts: BTreeMap<&'static str, u64>,
     /// The last events as text.
     pub(crate) trace: Vec<String>,
+}
+
+/// What the network did and where the programs came, since the begin of the run in this thread.
+fn take_counts() -> BTreeMap<&'static str, u64> {
+    let Counts { requests_lost, answers_lost, stalled, late, overtaken } =
+        tailway_net::sim::counts();
+    let mut counts = tailway_faults::take_visits();
+    counts.extend([
+        ("net.requests_lost", requests_lost),
+        ("net.answers_lost", answers_lost),
+        ("net.connections_stalled", stalled),
+        ("net.late_after_given_up", late),
+        ("net.overtaken_by_newer", overtaken),
+    ]);
+    counts
 }
 
 /// Runs a seed.
@@ -63,6 +86,7 @@ pub(crate) fn run_plan(plan: Plan, tls: &Arc<TlsFiles>, trace_polls: bool) -> Ve
     let tls = Arc::clone(tls);
     let seed = plan.seed;
     tailway_net::sim::clear();
+    drop(tailway_faults::take_visits());
     let verdict = sim::run(seed, async move {
         if trace_polls {
             sim::trace_polls();
@@ -73,6 +97,7 @@ pub(crate) fn run_plan(plan: Plan, tls: &Arc<TlsFiles>, trace_polls: bool) -> Ve
         if !verdict.violations.is_empty() {
             verdict.found_at.get_or_insert(verdict.events);
         }
+        verdict.counts = take_counts();
         verdict.trace = sim::trace_lines();
         verdict.simulated = begun.elapsed();
         verdict
@@ -86,6 +111,7 @@ struct Scenario {
     machines: Vec<Machine>,
     clients: Vec<ClientProcess>,
     shared: Shared,
+    vault: Vault,
     rng: ChaCha8Rng,
 }
 
@@ -100,11 +126,12 @@ impl Scenario {
             .into_iter()
             .chain((0..plan.brokers).map(Role::Broker))
             .chain((0..plan.agents).map(Role::Agent));
+        let vault = Vault::default();
         let machines: Vec<Machine> = roles
             .map(|role| {
                 let drift =
                     if plan.drift_ppm == 0 { 0 } else { rng.gen_range(-1..=1) * plan.drift_ppm };
-                Machine::new(role, rng.r#gen(), drift, tls, &brokers)
+                Machine::new(role, rng.r#gen(), drift, tls, &brokers, &vault)
             })
             .collect();
         let holds = |machine: &&Machine| matches!(machine.role, Role::Broker(_));
@@ -117,6 +144,13 @@ impl Scenario {
             quiet: Arc::new(AtomicBool::new(false)),
             oracle: Arc::new(Mutex::new(Oracle::new(disks))),
         };
+        for machine in machines.iter().filter(|machine| matches!(machine.role, Role::Agent(_))) {
+            let (name, files) = (machine.name(), machine.files().clone());
+            let ledger = Mutex::new(LedgerWatch::new(name, files, shared.clone()));
+            machine.watch(move |disk, event| {
+                ledger.lock().unwrap_or_else(PoisonError::into_inner).look(disk, event);
+            });
+        }
         let jobs =
             [(Job::Produce, plan.producers), (Job::Read, plan.readers), (Job::Join, plan.members)];
         let jobs = jobs.into_iter().flat_map(|(job, count)| (0..count).map(move |_| job));
@@ -124,7 +158,7 @@ impl Scenario {
             .zip(1..)
             .map(|(job, number)| ClientProcess::new(number, job, shared.clone()))
             .collect();
-        Scenario { plan, machines, clients, shared, rng }
+        Scenario { plan, machines, clients, shared, vault, rng }
     }
 
     async fn run(mut self) -> Verdict {
@@ -136,7 +170,7 @@ impl Scenario {
         let (events, mut violations) = self.shared.history.take();
         // A history that was given up half way misses its drain.
         if violations.is_empty() {
-            let oracle = self.shared.oracle.lock().unwrap_or_else(PoisonError::into_inner);
+            let oracle = self.shared.oracle();
             violations.extend(oracle.verdict(TOPIC, self.plan.partitions, self.plan.is_calm()));
             drop(oracle);
             let mut checker = Checker::new();
@@ -154,8 +188,8 @@ impl Scenario {
             }));
         }
         let (hash, events) = (0, 0);
-        let (simulated, trace) = (Duration::ZERO, Vec::new());
-        Verdict { violations, hash, events, found_at, acknowledged, simulated, trace }
+        let (simulated, counts, trace) = (Duration::ZERO, BTreeMap::new(), Vec::new());
+        Verdict { violations, hash, events, found_at, acknowledged, simulated, counts, trace }
     }
 
     async fn phases(&mut self) -> Result<(), String> {
@@ -172,6 +206,10 @@ impl Scenario {
         }
         for client in &mut self.clients {
             client.start();
+        }
+        if self.plan.has_vault() {
+            sim::spawn_on(OPERATOR, vault::fill(self.shared.clone(), self.vault.clone()));
+            sim::spawn_on(OPERATOR, vault::read(self.shared.clone(), self.vault.clone()));
         }
         let agents = self.machines.iter().filter(|machine| matches!(machine.role, Role::Agent(_)));
         for (machine, number) in agents.zip(1..) {
@@ -225,7 +263,9 @@ impl Scenario {
     }
 
     async fn create_topics(&mut self) -> Result<(), String> {
-        for (name, partitions) in [(TOPIC, self.plan.partitions), (LINES_TOPIC, 2)] {
+        let mut topics = vec![(TOPIC, self.plan.partitions), (LINES_TOPIC, LINES_PARTITIONS)];
+        topics.extend(self.plan.has_vault().then_some((VAULT_TOPIC, 1)));
+        for (name, partitions) in topics {
             self.create_topic(name, partitions).await?;
         }
         Ok(())
@@ -299,6 +339,9 @@ impl Scenario {
             let draining = drain_lines(self.shared.clone(), count, PATIENCE);
             self.operate("drain of the agents' lines", 2 * PATIENCE, draining).await?;
         }
+        if self.plan.has_vault() {
+            self.judge_vault().await?;
+        }
         for client in &self.clients {
             client.kill();
         }
@@ -311,5 +354,25 @@ impl Scenario {
             machine.stopped().await.map_err(|cause| format!("{}: {cause}", machine.name()))?;
         }
         Ok(())
+    }
+
+    /// The log that rots is read as a whole, or a broker's status says why it is not.
+    async fn judge_vault(&mut self) -> Result<(), String> {
+        let inspecting = vault::inspect(self.shared.clone(), self.vault.clone(), VAULT_PATIENCE);
+        let Err(cause) = self.operate("look at the vault", PATIENCE, inspecting).await else {
+            return Ok(());
+        };
+        note(|| format!("the vault is not served: {cause}"));
+        let said = |machine: &Machine| {
+            let sections = ["partitions", "failed_partitions", "recovery"];
+            sections.iter().any(|section| {
+                let text = machine.status_of(section);
+                text.contains(VAULT_TOPIC) && text.contains("quarantined: ")
+            })
+        };
+        if self.machines.iter().any(said) {
+            return Ok(());
+        }
+        Err(format!("rot: {VAULT_TOPIC}-0 is not served, and no broker's status says why: {cause}"))
     }
 }

@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use crate::clients::Shared;
 
 pub(crate) const LINES_TOPIC: &str = "lines";
+pub(crate) const LINES_PARTITIONS: i32 = 2;
 pub(crate) const LOGS_DIR: &str = "/logs";
 const FILES: usize = 3;
 const LINES_MAX: u32 = 15;

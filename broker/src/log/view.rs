@@ -1,7 +1,8 @@
 //! What readers see of a log: the list of its segments, and how batches are found and read.
 //!
-//! Reads never wait for the owner task. Whole batches come back as one slice of one read; batches that this process has not
-//! checked before are checked against their CRC, so that damage is never served.
+//! Reads never wait for the owner task. Whole batches come back as one slice of one read. They are checked against their
+//! CRC where this process has not done so, and wherever they come from the disk again rather than from the page cache that
+//! this process filled: a disk may have lost since what it had.
 //! Invariants: a result comes from segments that were not being replaced while it was read; nothing at or above the
 //! caller's limit is returned.
 
@@ -115,13 +116,14 @@ impl LogView {
         max_bytes: usize,
         min_one: bool,
     ) -> Result<Bytes, StorageError> {
+        let trusted = self.is_hot(offset);
         self.retry_while_replaced(|segments| {
             let first = segments.partition_point(|segment| segment.base_offset() <= offset);
             for segment in &segments[first.saturating_sub(1)..] {
                 if segment.base_offset() >= limit {
                     break;
                 }
-                match read_segment(segment, offset, limit, max_bytes, min_one)? {
+                match read_segment(segment, offset, limit, max_bytes, min_one, trusted)? {
                     Outcome::Batches(batches) => return Ok(batches),
                     Outcome::PastEnd => {}
                     Outcome::Nothing => break,
@@ -198,6 +200,7 @@ fn read_segment(
     limit: i64,
     max_bytes: usize,
     min_one: bool,
+    trusted: bool,
 ) -> Result<Outcome, StorageError> {
     let (size, verified_from) = (segment.size(), segment.verified_from());
     if offset >= segment.next_offset() {
@@ -227,7 +230,7 @@ fn read_segment(
         if header.last_offset() >= limit || after > window.len() || over {
             break;
         }
-        if header.base_offset < verified_from {
+        if !trusted || header.base_offset < verified_from {
             check_crc(&window[end..after], &header, segment, position)?;
         }
         (end, next_offset) = (after, header.next_offset());

@@ -386,14 +386,21 @@ fn judge(producers: &Producers, batch: &BatchFacts) -> Result<Option<(i64, i64)>
     let ProducerBatch { producer_id, producer_epoch, base_sequence: sequence, .. } = *producer;
     match producers.judge(producer) {
         Verdict::Append => Ok(None),
-        Verdict::Duplicate { base_offset, last_offset } => Ok(Some((base_offset, last_offset))),
-        Verdict::OutOfOrder { expected } => Err(PartitionError::OutOfOrderSequence {
-            producer_id,
-            producer_epoch,
-            sequence,
-            expected,
-        }),
+        Verdict::Duplicate { base_offset, last_offset } => {
+            tailway_faults::reached("broker.duplicate_recognised");
+            Ok(Some((base_offset, last_offset)))
+        }
+        Verdict::OutOfOrder { expected } => {
+            tailway_faults::reached("broker.sequence_refused");
+            Err(PartitionError::OutOfOrderSequence {
+                producer_id,
+                producer_epoch,
+                sequence,
+                expected,
+            })
+        }
         Verdict::StaleEpoch { current } => {
+            tailway_faults::reached("broker.sequence_refused");
             Err(PartitionError::InvalidProducerEpoch { producer_id, producer_epoch, current })
         }
     }

@@ -1,10 +1,12 @@
 //! Power cuts at every operation: what was acknowledged is there, in order, whole; nothing is served in part.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use tailway_storage::{SimDisk, SimFaults};
+use tailway_storage::{Disk, OpenMode, Operation, SimDisk, SimFaults};
 
 use super::test_support::*;
 use super::*;
@@ -219,4 +221,42 @@ async fn a_directory_whose_sync_failed_is_synced_by_the_next_attempt() {
         let handle = partition(&after, small_segments()).await;
         assert_eq!(read_values(&handle, 0).await, [(0, "kept".to_owned())], "seed {seed}");
     }
+}
+
+/// The sync of a batch failed: the disk has all of it, and a length that is one byte short. That byte is a zero, which is
+/// what programs see behind a durable end, so the batch passes its CRC at the next start and is served; it must not be cut
+/// by the power loss after that. The simulation's seed 722 told this story first.
+#[tokio::test]
+async fn what_recovery_takes_from_behind_the_durable_end_of_a_file_is_durable_when_it_is_served() {
+    let log = Path::new("/data/logs-0/00000000000000000000.log");
+    // About every second failed sync loses the length; which ones is the seed's.
+    let mut cut_short = 0;
+    for seed in 1..=20 {
+        let disk = SimDisk::with_seed(seed);
+        let handle = partition(&open(&disk).await, LogConfig::default()).await;
+        handle.append(values(&["kept"]), ALL).await.unwrap();
+        let disk = disk.kill();
+        let mut taken = values(&["taken"]).to_vec();
+        assert_eq!(taken.pop(), Some(0), "the record has no headers, which is its last byte");
+        // Its offset, which is no part of the CRC.
+        taken[..8].copy_from_slice(&1_i64.to_be_bytes());
+        let file = disk.open(log, OpenMode::Write).unwrap();
+        let end = file.len().unwrap();
+        file.write_at(&taken, end).unwrap();
+        file.sync_data().unwrap();
+        file.write_at(&[0], end + taken.len() as u64).unwrap();
+        disk.fail(Operation::SyncData, 1, ErrorKind::Other);
+        file.sync_data().unwrap_err();
+        let len = |image: Option<Vec<u8>>| image.map(|image| image.len());
+        cut_short += usize::from(len(disk.durable_image(log)) < len(disk.live_image(log)));
+
+        let disk = disk.kill();
+        let handle = partition(&open(&disk).await, LogConfig::default()).await;
+        let expected = [(0, "kept".to_owned()), (1, "taken".to_owned())];
+        assert_eq!(read_values(&handle, 0).await, expected, "seed {seed}: served by recovery");
+        let disk = disk.crash(seed);
+        let handle = partition(&open(&disk).await, LogConfig::default()).await;
+        assert_eq!(read_values(&handle, 0).await, expected, "seed {seed}: after a power cut");
+    }
+    assert!((5..=15).contains(&cut_short), "{cut_short} of 20 lengths were lost");
 }

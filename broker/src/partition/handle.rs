@@ -247,6 +247,7 @@ impl PartitionHandle {
         }
         let failure = PartitionError::Quarantined { cause: Arc::clone(&cause) };
         if self.shared.fail(failure.clone()) {
+            tailway_faults::reached("broker.partition_quarantined");
             let TopicPartition { topic, partition } = &self.shared.topic_partition;
             tracing::error!(%topic, partition, error = %cause, "stored records are damaged: the partition is quarantined, nothing of it is cut or served");
             // If the queue is full, appends are refused at the door anyway; those in the queue are answered as usual.

@@ -77,6 +77,7 @@ pub(super) fn open(opening: Opening) -> (Result<Driver, NotOpened>, PartitionRep
     let result = result.map_err(NotOpened::from);
     if let Err(NotOpened { error, .. }) = &result {
         report.quarantined = Some(error.to_string().into());
+        tailway_faults::reached("broker.partition_quarantined");
     }
     say(&report);
     (result, report)

@@ -98,10 +98,24 @@ pub const BUGS: &[&str] = &[
     "storage.replace_not_synced",
 ];
 
+/// Every place whose visits are counted, so that a simulation can tell that it comes there and how often.
+pub const PLACES: &[&str] =
+    &["broker.duplicate_recognised", "broker.partition_quarantined", "broker.sequence_refused"];
+
 #[cfg(feature = "faults")]
 mod armed;
 #[cfg(feature = "faults")]
+mod places;
+#[cfg(feature = "faults")]
 pub use armed::{Teeth, arm, bound, check, crash, disarm_all, is_planted, plant};
+#[cfg(feature = "faults")]
+pub use places::{reached, take_visits};
+
+/// Counts a visit: never, at no cost.
+#[cfg(not(feature = "faults"))]
+#[inline(always)]
+#[allow(clippy::inline_always, reason = "it must vanish without the feature")]
+pub fn reached(_place: &'static str) {}
 
 /// The bound as it is.
 #[cfg(not(feature = "faults"))]

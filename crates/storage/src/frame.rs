@@ -76,6 +76,19 @@ impl FrameHeader {
     }
 }
 
+/// The whole records that follow each other in `bytes`, which stand at `position` of their file; the header is passed over.
+pub(crate) fn frames_in(bytes: &[u8], position: u64) -> impl Iterator<Item = (u64, &[u8])> {
+    let mut rest = if position == 0 { bytes.get(HEADER_LEN..).unwrap_or_default() } else { bytes };
+    let mut position = position.max(HEADER_BYTES);
+    std::iter::from_fn(move || {
+        let header = FrameHeader::decode(position, rest)?;
+        let (frame, behind) = rest.split_at_checked(FRAME_LEN + header.len as usize)?;
+        let (at, payload) = (position, &frame[FRAME_LEN..]);
+        (rest, position) = (behind, position + frame.len() as u64);
+        (crc32c::crc32c(payload) == header.payload_crc).then_some((at, payload))
+    })
+}
+
 /// Reads a journal file front to back through one buffer.
 pub(crate) struct Scanner<'a> {
     file: &'a dyn DiskFile,

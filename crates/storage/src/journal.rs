@@ -14,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::frame::{
-    EncodedFrameHeader, FRAME_BYTES, FrameHeader, HEADER_BYTES, JournalHeader, Scanner,
+    EncodedFrameHeader, FRAME_BYTES, FrameHeader, HEADER_BYTES, JournalHeader, Scanner, frames_in,
 };
 use crate::fs::parent_of;
 use crate::replace::{atomic_replace, tmp_path};
@@ -46,6 +46,13 @@ pub struct JournalEntry {
     /// Where it starts; valid for `read` and `truncate` until the next `rewrite`.
     pub position: u64,
     pub bytes: Bytes,
+}
+
+impl JournalEntry {
+    /// Where the next record begins.
+    pub fn position_behind(&self) -> u64 {
+        self.position + FRAME_BYTES + self.bytes.len() as u64
+    }
 }
 
 /// What opening found.
@@ -113,6 +120,17 @@ impl SyncTicket {
 }
 
 impl Journal {
+    /// The records in a journal's bytes from `position` on, which is 0 or the end of an earlier record; for whoever looks
+    /// on while another writes. It ends before what is not whole.
+    pub fn entries_in(bytes: &[u8], position: u64) -> Vec<JournalEntry> {
+        frames_in(bytes, position)
+            .map(|(position, payload)| JournalEntry {
+                position,
+                bytes: Bytes::copy_from_slice(payload),
+            })
+            .collect()
+    }
+
     /// Opens or makes the journal at `path` and returns all its records. The parent directory must exist.
     pub fn open(
         disk: Arc<dyn Disk>,

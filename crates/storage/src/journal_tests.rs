@@ -426,6 +426,26 @@ fn a_replaced_file_is_old_or_new_after_every_crash() {
 }
 
 #[test]
+fn who_looks_on_sees_whole_records_from_any_record_on() {
+    let disk = mem();
+    let mut journal = open(&disk).unwrap().journal;
+    let many: Vec<Vec<u8>> = (0..20).map(|n| record(n, n)).collect();
+    let positions = journal.append_many(&many).unwrap();
+    let bytes = file_bytes(&disk);
+    let seen = |bytes: &[u8], position| -> Vec<(u64, Bytes)> {
+        let entries = Journal::entries_in(bytes, position);
+        entries.into_iter().map(|entry| (entry.position, entry.bytes)).collect()
+    };
+    let all: Vec<(u64, Bytes)> =
+        positions.iter().copied().zip(many.into_iter().map(Bytes::from)).collect();
+    assert_eq!(seen(&bytes, 0), all);
+    let tenth = usize::try_from(positions[10]).unwrap();
+    assert_eq!(seen(&bytes[tenth..], positions[10]), all[10..]);
+    assert_eq!(seen(&bytes[..bytes.len() - 1], 0), all[..19], "the last one is not whole");
+    assert_eq!(seen(&bytes[tenth..], positions[11]), [], "no record begins there");
+}
+
+#[test]
 fn it_works_on_the_real_disk_and_the_directory_has_one_owner() {
     let dir = tempfile::tempdir().unwrap();
     let lock = FsDisk.lock_dir(dir.path()).unwrap();

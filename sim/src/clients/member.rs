@@ -27,7 +27,10 @@ pub(super) async fn run(shared: Shared, name: String) {
     // The next offset of each partition that was read since it was assigned.
     let mut read: BTreeMap<TopicPartition, i64> = BTreeMap::new();
     let mut joins = 0;
+    // Where it may start at the least, until it is seen where it does.
+    let mut floors: BTreeMap<TopicPartition, i64> = BTreeMap::new();
     loop {
+        let committed = shared.commit_floors(GROUP);
         let polled = match member.poll(POLL).await {
             Ok(polled) => polled,
             Err(error @ ClientError::Usage(_)) => {
@@ -44,13 +47,25 @@ pub(super) async fn run(shared: Shared, name: String) {
             joins = member.joins();
             note(|| format!("{name} has joined for the {joins}. time"));
             read.clear();
+            floors.clear();
             for partition in member.assignment() {
+                let floor = committed.get(&partition).copied().unwrap_or(0);
+                floors.insert(partition.clone(), floor);
                 let group = Some(GROUP.to_owned());
                 let act = Act::Assign { tp: spelled(&partition), off: None, group, drain: false };
                 shared.history.add(&name, shared.history.now(), Outcome::Ok, act);
             }
         }
         for consumed in &polled {
+            if let Some(first) = consumed.records.first()
+                && let Some(floor) = floors.remove(&consumed.partition)
+                && first.offset < floor
+            {
+                shared.history.violation(format!(
+                    "I5: {}: {name} starts at offset {}, and {floor} was committed before",
+                    consumed.partition, first.offset
+                ));
+            }
             if let Some(last) = consumed.records.last() {
                 read.insert(consumed.partition.clone(), last.offset + 1);
             }

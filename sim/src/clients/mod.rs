@@ -6,8 +6,9 @@ mod member;
 mod producer;
 mod reader;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tailway_client::{Client, ClientConfig, TopicPartition};
@@ -67,7 +68,7 @@ impl Shared {
 
     /// An offset commit was acknowledged: it must be durable.
     fn committed(&self, group: &str, tp: &TopicPartition, offset: i64) {
-        let mut oracle = self.oracle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut oracle = self.oracle();
         if !oracle.commit_is_durable(group, tp, offset) {
             self.history.violation(format!(
                 "I5: {tp}: offset {offset} of group {group} was committed, but no durable record has it"
@@ -76,13 +77,27 @@ impl Shared {
     }
 
     fn must_be_durable(&self, what: &str, tp: &TopicPartition, offset: i64, val: Option<u64>) {
-        let mut oracle = self.oracle.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut oracle = self.oracle();
         let durable = oracle.durable_value(tp, offset);
+        for found in oracle.take_findings() {
+            self.history.violation(found);
+        }
         if durable != Some(Durable(val)) || val.is_none() {
             self.history.violation(format!(
                 "I1: {tp} offset {offset}: {val:?} was {what}, but durable there is {durable:?}"
             ));
         }
+    }
+
+    /// Where a group may not start below, in a partition of the topic.
+    fn commit_floors(&self, group: &str) -> BTreeMap<TopicPartition, i64> {
+        let oracle = self.oracle();
+        let partitions = (0..self.partitions).map(|index| TopicPartition::new(&*self.topic, index));
+        partitions.map(|tp| (tp.clone(), oracle.commit_floor(group, &tp))).collect()
+    }
+
+    pub(crate) fn oracle(&self) -> MutexGuard<'_, Oracle> {
+        self.oracle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

@@ -1,10 +1,19 @@
 //! A simulated network: streams between simulated hosts, with delays, cuts, resets and lost machines.
 //!
-//! It stands where TCP stands, so what a packet network does to packets is seen as TCP shows it: loss and reordering are
-//! delay, a partition is silence (bytes wait and arrive after it, in order), a repeated packet is nothing, and what ends a
-//! connection loses everything that was under way. Requests are duplicated the way they are in life: the answer is lost
-//! and the client asks again. Each direction of each link can be cut alone. Writes and reads are short now and then.
-//! TLS is left out: a listener that demands it gets the identity that the dialing host was given ([`add_host`]).
+//! It stands where TCP stands, so what a packet network does to packets is here what a program on a socket sees of it:
+//!
+//! | fault of the network | what programs see | here | counted as |
+//! | --- | --- | --- | --- |
+//! | delay | bytes come later | [`set_delay_ms`], drawn anew for each write | |
+//! | packet loss | delay, until TCP has sent it again | as delay | |
+//! | drop for good | the connection breaks, and a request or an answer is lost with it | [`lose_next`]: the next write of a direction; [`reset`]: all that is under way | `requests_lost`, `answers_lost` |
+//! | duplicate | TCP drops a repeated packet. A request comes twice when its answer was lost and the client asks again | [`lose_next`] for answers, [`stall`] | the receiver knows: `broker.duplicate_recognised` |
+//! | reorder | within a connection never. Across connections: a client gives one up, asks again on a new one, and what it wrote on the old one arrives after that | [`stall`]: existing connections hold everything back, new ones do not | `late`, `overtaken` |
+//! | one-way cut | silence in one direction, then everything, in order | [`set_cut`] | |
+//! | lost machine | silence, then resets | [`power_off`], [`power_on`] | |
+//!
+//! Writes and reads are short now and then. TLS is left out: a listener that demands it gets the identity that the dialing
+//! host was given ([`add_host`]).
 //! Invariants: only the seed decides; bytes between two hosts keep their order within a connection; each direction holds
 //! at most [`WINDOW_BYTES`].
 
@@ -23,12 +32,12 @@ use std::time::Duration;
 
 use rand::Rng;
 use tailway_runtime::sim::{HostId, current, draw, note};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::address::HostPort;
 use crate::peer::PeerIdentity;
 
-use pipe::{Pipe, SharedPipe};
+use pipe::{Pipe, SharedPipe, Way};
 pub use stream::SimStream;
 
 /// Bytes under way in one direction of a connection, as a socket's buffers bound them.
@@ -49,6 +58,25 @@ struct Net {
     /// By direction; one that is not named here is fast and whole.
     links: BTreeMap<(HostId, HostId), Link>,
     connections: Vec<[Weak<SharedPipe>; 2]>,
+    connections_made: u64,
+    /// The newest connection of which something has arrived, by direction.
+    heard: BTreeMap<(HostId, HostId, Way), u64>,
+    counts: Counts,
+}
+
+/// How often what happened, since [`clear`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Directions in which bytes of the dialing host were lost with their connection.
+    pub requests_lost: u64,
+    /// The same for bytes of the host that was dialed.
+    pub answers_lost: u64,
+    /// Connections that held everything back for a while.
+    pub stalled: u64,
+    /// Connections of which something arrived after the writer had given them up.
+    pub late: u64,
+    /// Of these, how often a newer connection of the same hosts had been heard before.
+    pub overtaken: u64,
 }
 
 struct Host {
@@ -110,6 +138,65 @@ pub fn set_cut(from: HostId, to: HostId, cut: bool) {
     }
 }
 
+/// Has the next write from one host to another be lost on each of their connections, and the connection break with it.
+pub fn lose_next(from: HostId, to: HostId) {
+    note(|| format!("net {from} -> {to} loses what comes next"));
+    for pipe in with_net(|net| net.pipes(|pipe| pipe.from == from && pipe.to == to)) {
+        pipe.lock().lose_next();
+    }
+}
+
+/// Holds back what is under way and what is written from one host to another on the connections that they have now, each
+/// for a time of its own. New connections are whole, so that what was written before comes after what is written later.
+pub fn stall(from: HostId, to: HostId, ms: &RangeInclusive<u64>) {
+    note(|| format!("net {from} -> {to} stalls"));
+    for pipe in with_net(|net| net.pipes(|pipe| pipe.from == from && pipe.to == to)) {
+        let ms = draw(|rng| rng.gen_range(ms.clone())).unwrap_or_default();
+        pipe.lock().stall(Some(Instant::now() + Duration::from_millis(ms)));
+        count(|counts| counts.stalled += 1);
+    }
+}
+
+/// Ends all stalls: what waited arrives.
+pub fn unstall_all() {
+    for pipe in with_net(|net| net.pipes(|_| true)) {
+        pipe.lock().stall(None);
+    }
+}
+
+/// How often what happened.
+pub fn counts() -> Counts {
+    with_net(|net| net.counts)
+}
+
+/// Does nothing where the network is looked at already, as at its end.
+fn count(add: impl FnOnce(&mut Counts)) {
+    let counted = NET.try_with(|net| net.try_borrow_mut().map(|mut net| add(&mut net.counts)));
+    drop(counted);
+}
+
+/// Ends a direction of a connection at once.
+fn break_off(pipe: &SharedPipe) {
+    if pipe.lock().reset() {
+        count(|counts| match pipe.way {
+            Way::Requests => counts.requests_lost += 1,
+            Way::Answers => counts.answers_lost += 1,
+        });
+    }
+}
+
+/// Bytes of a connection were read.
+fn heard(pipe: &SharedPipe, late: bool) {
+    with_net(|net| {
+        let newest = net.heard.entry((pipe.from, pipe.to, pipe.way)).or_default();
+        if late {
+            net.counts.late += 1;
+            net.counts.overtaken += u64::from(*newest > pipe.number);
+        }
+        *newest = pipe.number.max(*newest);
+    });
+}
+
 /// Mends every link; delays stay.
 pub fn mend_all() {
     let cut: Vec<_> = with_net(|net| {
@@ -127,7 +214,7 @@ pub fn reset(a: HostId, b: HostId) {
         net.pipes(|pipe| (pipe.from, pipe.to) == (a, b) || (pipe.from, pipe.to) == (b, a))
     });
     for pipe in pipes {
-        pipe.lock().reset();
+        break_off(&pipe);
     }
 }
 
@@ -150,7 +237,7 @@ pub fn power_on(host: HostId) {
         if was_off { net.pipes(|pipe| pipe.from == host || pipe.to == host) } else { Vec::new() }
     });
     for pipe in pipes {
-        pipe.lock().reset();
+        break_off(&pipe);
     }
 }
 
@@ -232,8 +319,10 @@ impl Net {
         if pending.queue.len() >= BACKLOG {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let there = Pipe::shared(from_host, to_host, out);
-        let here = Pipe::shared(to_host, from_host, back);
+        self.connections_made += 1;
+        let number = self.connections_made;
+        let there = Pipe::shared((from_host, to_host), (Way::Requests, number), out);
+        let here = Pipe::shared((to_host, from_host), (Way::Answers, number), back);
         let near = SimStream::new(from, to, far_identity, Arc::clone(&there), Arc::clone(&here));
         let far = SimStream::new(to, from, identity, Arc::clone(&here), Arc::clone(&there));
         self.connections.push([Arc::downgrade(&there), Arc::downgrade(&here)]);

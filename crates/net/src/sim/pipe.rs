@@ -11,11 +11,22 @@ use tokio::time::Instant;
 
 use super::{Link, WINDOW_BYTES};
 
+/// Whose words a direction carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Way {
+    /// Those of the host that dialed.
+    Requests,
+    Answers,
+}
+
 /// A direction, shared by its two ends and by whoever makes it fail.
 #[derive(Debug)]
 pub(super) struct SharedPipe {
     pub(super) from: HostId,
     pub(super) to: HostId,
+    pub(super) way: Way,
+    /// Of the connection: later ones have greater numbers.
+    pub(super) number: u64,
     pipe: Mutex<Pipe>,
 }
 
@@ -26,6 +37,14 @@ pub(super) struct Pipe {
     segments: VecDeque<(Instant, Bytes)>,
     bytes: usize,
     last_due: Instant,
+    /// Nothing arrives before this.
+    stalled_until: Option<Instant>,
+    /// The next write is lost, and the connection with it.
+    loses_next: bool,
+    /// The writer has given the connection up; what it wrote is still under way.
+    abandoned: bool,
+    /// It was told that something arrived after that.
+    told_late: bool,
     broken: bool,
     closed: bool,
     reader: Option<Waker>,
@@ -50,18 +69,26 @@ impl SharedPipe {
 }
 
 impl Pipe {
-    pub(super) fn shared(from: HostId, to: HostId, link: Link) -> Arc<SharedPipe> {
+    pub(super) fn shared(
+        (from, to): (HostId, HostId),
+        (way, number): (Way, u64),
+        link: Link,
+    ) -> Arc<SharedPipe> {
         let pipe = Pipe {
             link,
             segments: VecDeque::new(),
             bytes: 0,
             last_due: Instant::now(),
+            stalled_until: None,
+            loses_next: false,
+            abandoned: false,
+            told_late: false,
             broken: false,
             closed: false,
             reader: None,
             writer: None,
         };
-        Arc::new(SharedPipe { from, to, pipe: Mutex::new(pipe) })
+        Arc::new(SharedPipe { from, to, way, number, pipe: Mutex::new(pipe) })
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -102,8 +129,9 @@ impl Pipe {
         if self.link.cut {
             return Found::Nothing;
         }
-        if *due > Instant::now() {
-            return Found::Later(*due);
+        let due = self.stalled_until.map_or(*due, |until| until.max(*due));
+        if due > Instant::now() {
+            return Found::Later(due);
         }
         if bytes.is_empty() {
             return Found::End;
@@ -129,13 +157,39 @@ impl Pipe {
         }
     }
 
-    /// Loses what is under way and fails both ends.
-    pub(super) fn reset(&mut self) {
+    /// Holds everything back until `until`; with `None` all that waited arrives.
+    pub(super) fn stall(&mut self, until: Option<Instant>) {
+        self.stalled_until = until;
+        wake(&mut self.reader);
+    }
+
+    pub(super) fn lose_next(&mut self) {
+        self.loses_next = true;
+    }
+
+    pub(super) fn loses_next(&self) -> bool {
+        self.loses_next
+    }
+
+    /// The writer is gone, and what it wrote arrives all the same.
+    pub(super) fn abandon(&mut self) {
+        self.abandoned = true;
+    }
+
+    /// Whether bytes that were taken just now are the first that arrive after the writer has gone.
+    pub(super) fn is_late(&mut self) -> bool {
+        self.abandoned && !std::mem::replace(&mut self.told_late, true)
+    }
+
+    /// Loses what is under way, which it says whether there was, and fails both ends.
+    pub(super) fn reset(&mut self) -> bool {
+        let lost = self.bytes > 0;
         self.broken = true;
         self.segments.clear();
         self.bytes = 0;
         wake(&mut self.reader);
         wake(&mut self.writer);
+        lost
     }
 }
 

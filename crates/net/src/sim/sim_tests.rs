@@ -92,6 +92,62 @@ fn a_reset_fails_both_ends() {
 }
 
 #[test]
+fn what_comes_next_is_lost_with_its_connection_and_counted() {
+    let lost = |counts: Counts| (counts.requests_lost, counts.answers_lost);
+    for (seed, from, to, expected) in [(6, A, B, (1, 0)), (7, B, A, (0, 1))] {
+        on_two_hosts(seed, move |mut told| async move {
+            assert_eq!(told.recv().await.unwrap(), "0 after 0");
+            lose_next(from, to);
+            assert_eq!(told.recv().await.unwrap(), "connection reset");
+            assert_eq!(lost(counts()), expected, "seed {seed}");
+        });
+    }
+}
+
+/// A request that its client has given up arrives behind one that the client made later.
+#[test]
+fn a_stalled_connection_is_overtaken_by_a_newer_one() {
+    run(8, async {
+        clear();
+        for (host, last) in [(A, 1), (B, 2)] {
+            add(host);
+            add_host(host, IpAddr::from([10, 0, 0, last]), None);
+        }
+        set_delay_ms(A, B, 5..=9);
+        let (tell, mut told) = mpsc::channel(4);
+        spawn_on(B, async move {
+            let listener =
+                Listener::bind(&address(), Security::Plaintext, Limits::default()).await.unwrap();
+            loop {
+                let mut stream = listener.accept().await.unwrap().establish().await.unwrap().stream;
+                let tell = tell.clone();
+                drop(tailway_runtime::spawn(async move {
+                    while let Ok(byte) = stream.read_u8().await {
+                        tell.send(byte).await.unwrap();
+                    }
+                }));
+            }
+        });
+        spawn_on(A, async {
+            let wait = Duration::from_secs(1);
+            let mut old = dial(&address(), None, wait).await.unwrap();
+            stall(A, B, &(5_000..=5_000));
+            old.write_u8(1).await.unwrap();
+            drop(old);
+            let mut new = dial(&address(), None, wait).await.unwrap();
+            new.write_u8(2).await.unwrap();
+            sleep(Duration::from_mins(1)).await;
+        });
+        let begun = Instant::now();
+        assert_eq!(told.recv().await, Some(2));
+        assert_eq!(told.recv().await, Some(1));
+        assert!(begun.elapsed() >= Duration::from_secs(5));
+        assert_eq!(counts(), Counts { stalled: 1, late: 1, overtaken: 1, ..Counts::default() });
+        clear();
+    });
+}
+
+#[test]
 fn a_killed_process_closes_its_sockets_and_one_without_power_does_not() {
     on_two_hosts(3, |mut told| async move {
         assert_eq!(told.recv().await.unwrap(), "0 after 0");

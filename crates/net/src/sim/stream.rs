@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
 use super::pipe::{Found, SharedPipe};
-use super::{NET, draw_delay};
+use super::{NET, break_off, draw_delay, heard};
 use crate::peer::PeerIdentity;
 
 /// One in this many reads and writes is cut short.
@@ -54,6 +54,17 @@ impl SimStream {
     pub(crate) fn peer_identity(&self) -> Option<PeerIdentity> {
         self.identity.clone()
     }
+
+    /// What was written is lost and the connection with it, which its writer learns later, as with a socket.
+    fn lose(&self, bytes: usize) -> usize {
+        let (from, to) = (self.out.from, self.out.to);
+        note(|| format!("net {from} -> {to} lost {bytes} bytes and the connection"));
+        // As if they were under way.
+        self.out.lock().send(Bytes::from(vec![0; bytes]), Duration::ZERO);
+        break_off(&self.out);
+        break_off(&self.inward);
+        bytes
+    }
 }
 
 /// All of `length`, or now and then only some of it.
@@ -81,6 +92,9 @@ impl AsyncRead for SimStream {
             let mut pipe = this.inward.lock();
             match pipe.take(most) {
                 Found::Bytes(bytes) => {
+                    let late = pipe.is_late();
+                    drop(pipe);
+                    heard(&this.inward, late);
                     buf.put_slice(&bytes);
                     this.arrival = None;
                     return Poll::Ready(Ok(()));
@@ -123,6 +137,10 @@ impl AsyncWrite for SimStream {
             pipe.wait_for_room(cx.waker().clone());
             return Poll::Pending;
         }
+        if pipe.loses_next() && length > 0 {
+            drop(pipe);
+            return Poll::Ready(Ok(this.lose(buf.len())));
+        }
         let delay = draw_delay(&pipe.link);
         let bytes = Bytes::copy_from_slice(&buf[..length]);
         let (from, to) = (this.out.from, this.out.to);
@@ -155,14 +173,15 @@ impl Drop for SimStream {
             return;
         }
         if self.inward.lock().has_unread() {
-            self.out.lock().reset();
+            break_off(&self.out);
         } else {
             let mut pipe = self.out.lock();
+            pipe.abandon();
             let delay =
                 tailway_runtime::sim::current().map_or(Duration::ZERO, |_| draw_delay(&pipe.link));
             pipe.send(Bytes::new(), delay);
         }
         // Whatever the peer still writes is answered by a reset.
-        self.inward.lock().reset();
+        break_off(&self.inward);
     }
 }

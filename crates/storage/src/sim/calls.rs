@@ -213,9 +213,11 @@ impl State {
         let others: Vec<(u64, u64)> = self
             .names
             .files(false)
-            .values()
-            .filter(|other| !Arc::ptr_eq(other, file))
-            .map(|other| (number_of(other), lock(other).durable().len() as u64))
+            .into_iter()
+            .filter(|(path, other)| {
+                path.starts_with(&self.faults.plan.under) && !Arc::ptr_eq(other, file)
+            })
+            .map(|(_, other)| (number_of(&other), lock(&other).durable().len() as u64))
             .filter(|(_, bytes)| *bytes > 0)
             .collect();
         let seed = &mut self.faults.seed;

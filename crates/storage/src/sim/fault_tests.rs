@@ -237,6 +237,26 @@ fn a_misdirected_write_lands_on_other_sectors_of_some_file() {
 }
 
 #[test]
+fn a_misdirected_write_lands_only_where_things_go_wrong() {
+    for seed in 0..60 {
+        let disk = SimDisk::with_seed(seed);
+        disk.create_dir_all(path("/d")).unwrap();
+        disk.sync_dir(path("/")).unwrap();
+        durable_file(&disk, "/f", 1, 4);
+        durable_file(&disk, "/d/g", 2, 4);
+        let file = durable_file(&disk, "/d/h", 3, 4);
+        disk.set_faults(SimFaults {
+            under: "/d".into(),
+            misdirected_write: 1_000_000,
+            ..SimFaults::default()
+        });
+        file.write_at(&[9; 100], 512).unwrap();
+        file.sync_data().unwrap();
+        assert_eq!(disk.durable_image(path("/f")), Some(vec![1; 2048]), "seed {seed}");
+    }
+}
+
+#[test]
 fn the_power_goes_during_an_operation_and_stays_away() {
     let mut lengths = BTreeSet::new();
     for seed in 0..40 {

@@ -11,7 +11,8 @@ use crate::seed::Seed;
 /// time (`SimDisk::set_faults`); the seed is the disk's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SimFaults {
-    /// Only what lies below this path goes wrong; an empty path is everything.
+    /// Only what lies below this path goes wrong, and only there do writes land that go astray; an empty path is
+    /// everything.
     pub under: PathBuf,
     /// EIO, nothing read.
     pub read_error: u32,

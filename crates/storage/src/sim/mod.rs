@@ -27,7 +27,7 @@ pub use trace::{Act, DiskEvent, Operation, Outcome};
 
 use crate::seed::Seed;
 use faults::Faults;
-use images::{FileNode, Images, Odds, Stray};
+use images::{FileNode, Images, Odds, Stray, index};
 use names::{Names, Node};
 use trace::Trace;
 
@@ -212,6 +212,24 @@ impl SimDisk {
         Some(at)
     }
 
+    /// What programs would read from a file now, from `offset` on.
+    pub fn live_image_from(&self, path: &Path, offset: u64) -> Option<Vec<u8>> {
+        let file = self.state().file(path)?;
+        Some(rest_of(lock(&file).live(), offset))
+    }
+
+    /// How long a power cut leaves a file at the least.
+    pub fn durable_len(&self, path: &Path) -> Option<u64> {
+        let file = self.state().names.file(path, true)?;
+        Some(lock(&file).durable().len() as u64)
+    }
+
+    /// What a power cut leaves of a file at the least, from `offset` on.
+    pub fn durable_image_from(&self, path: &Path, offset: u64) -> Option<Vec<u8>> {
+        let file = self.state().names.file(path, true)?;
+        Some(rest_of(lock(&file).durable(), offset))
+    }
+
     /// What programs would read from a file now.
     pub fn live_image(&self, path: &Path) -> Option<Vec<u8>> {
         let file = self.state().file(path)?;
@@ -341,6 +359,10 @@ impl State {
         let event = DiskEvent { number: 0, act, path, to: None, offset, bytes: 0, outcome };
         self.trace.note(event, 0)
     }
+}
+
+fn rest_of(image: &[u8], offset: u64) -> Vec<u8> {
+    image.get(index(offset)..).unwrap_or_default().to_vec()
 }
 
 fn number_of(file: &FileNode) -> u64 {
