@@ -4,7 +4,7 @@
 //! left if every machine lost its power right then. That is I1 and the rule of the high watermark, without waiting for a
 //! power cut to show it. The same holds for a committed offset (I5) and for every line below an agent's offset (I6, which
 //! `ledger` asks). Whatever is read of a log on the way is compared with all that was read before: one value at two
-//! offsets or a producer id of two clients (I2), a client's values out of order (I3), a log on two brokers or an epoch
+//! offsets or a producer id of two clients (I2), a producer's values out of order (I3), a log on two brokers or an epoch
 //! that falls (I4). At the end of a run the logs show in which epochs partitions were led.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,8 +50,9 @@ struct Partition {
     records: BTreeMap<i64, Durable>,
     /// Where each value stands.
     places: BTreeMap<u64, i64>,
-    /// Values of each client by offset.
-    clients: BTreeMap<u64, BTreeMap<i64, u64>>,
+    /// Values of each producer id and epoch by offset. A client that gave up a batch goes on under another one, and what
+    /// it gave up may come later.
+    sessions: BTreeMap<(i64, i16), BTreeMap<i64, u64>>,
     /// Leader epochs of batches by base offset.
     epochs: BTreeMap<i64, i32>,
 }
@@ -199,6 +200,7 @@ impl Partition {
             }
             self.epochs.insert(base, epoch);
             let id = batch.header.producer_id;
+            let session = (id, batch.header.producer_epoch);
             for record in records_of(&batch) {
                 let (offset, val) = (record.offset, val_of(record.value.as_ref()));
                 self.records.insert(offset, Durable(val));
@@ -215,12 +217,12 @@ impl Partition {
                         "I2: {tp}: value {val} of an idempotent producer stands at {other} and at {offset}"
                     ));
                 }
-                let own = self.clients.entry(client).or_default();
+                let own = self.sessions.entry(session).or_default();
                 let before = own.range(..offset).next_back().is_none_or(|(_, other)| *other < val);
                 let behind = own.range(offset..).next().is_none_or(|(_, other)| val < *other);
                 if !(before && behind) {
                     found.push(format!(
-                        "I3: {tp} offset {offset}: value {val} is out of its client's order"
+                        "I3: {tp} offset {offset}: value {val} is out of its producer's order"
                     ));
                 }
                 own.insert(offset, val);
