@@ -46,6 +46,13 @@ impl ProducerIdentity {
     pub const fn is_idempotent(self) -> bool {
         self.producer_id >= 0
     }
+
+    /// The same producer in its next epoch, whose sequences begin at 0: once a partition has a batch of it, what arrives
+    /// late of this epoch is refused (error 47). `None` where there is none; a new producer id must do then.
+    pub fn next_epoch(self) -> Option<ProducerIdentity> {
+        let producer_epoch = self.producer_epoch.checked_add(1)?;
+        self.is_idempotent().then_some(ProducerIdentity { producer_epoch, ..self })
+    }
 }
 
 /// What a batch header must carry.

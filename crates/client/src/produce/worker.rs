@@ -61,6 +61,8 @@ pub(super) struct Worker {
     open: VecDeque<Batch>,
     flushes: Vec<oneshot::Sender<()>>,
     link: Option<Link>,
+    /// Under what the next link begins: an epoch that keeps out what was given up and may still arrive.
+    successor: Option<ProducerIdentity>,
     closed: bool,
 }
 
@@ -84,6 +86,7 @@ impl Worker {
             open: VecDeque::new(),
             flushes: Vec::new(),
             link: None,
+            successor: None,
             closed: false,
         }
     }
@@ -253,7 +256,7 @@ impl Worker {
     }
 
     fn stopped(&mut self, reason: StopReason) {
-        self.link = None;
+        let identity = self.link.take().map(|link| link.sender.identity());
         let mut open = std::mem::take(&mut self.open);
         match reason {
             StopReason::Refused { code, message } => {
@@ -274,6 +277,7 @@ impl Worker {
                 }
             }
             StopReason::DeliveryTimedOut { after, cause } => {
+                self.successor = identity.and_then(ProducerIdentity::next_epoch);
                 let cause = format!("gave up after {after:?}: {cause}");
                 let in_doubt = !tailway_faults::is_planted("client.doubt_told_as_failure");
                 for batch in open {
@@ -337,7 +341,10 @@ impl Worker {
         }
     }
 
-    async fn identity(&self) -> Result<ProducerIdentity, ClientError> {
+    async fn identity(&mut self) -> Result<ProducerIdentity, ClientError> {
+        if let Some(successor) = self.successor.take() {
+            return Ok(successor);
+        }
         match self.options.acks {
             Acks::All => self.client.init_producer_id().await,
             // Idempotence needs every replica's word.

@@ -595,3 +595,17 @@ mod model {
         assert!(enough, "{batches} batches, {resent} rounds, {presumed} presumed");
     }
 }
+
+#[test]
+fn the_epochs_of_a_producer_end() {
+    let at = |producer_epoch| ProducerIdentity { producer_id: 7, producer_epoch };
+    let cases = [
+        (at(0), Some(at(1))),
+        (at(i16::MAX - 1), Some(at(i16::MAX))),
+        (at(i16::MAX), None),
+        (ProducerIdentity::NONE, None),
+    ];
+    for (identity, next) in cases {
+        assert_eq!(identity.next_epoch(), next, "{identity:?}");
+    }
+}
