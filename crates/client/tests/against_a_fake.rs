@@ -16,7 +16,7 @@ use tailway_client::{
 };
 use tailway_wire::api::ApiKey;
 use tailway_wire::error_code::ErrorCode;
-use tailway_wire::record::{BatchBuilder, Compression, RecordRef};
+use tailway_wire::record::{BatchBuilder, BatchHeader, Compression, RecordRef};
 
 const SOON: Duration = Duration::from_secs(5);
 
@@ -119,6 +119,33 @@ async fn one_refused_batch_fails_alone() {
     assert!(found.first().unwrap().ends_with(":first"), "{found:?}");
     assert!(found.last().unwrap().ends_with(":after"), "{found:?}");
     assert!(!found.iter().any(|text| text.ends_with(":large")), "{found:?}");
+}
+
+/// What was given up may still be under way: the next epoch keeps it out.
+#[tokio::test]
+async fn after_giving_up_a_producer_goes_on_in_its_next_epoch() {
+    let cluster = Cluster::start(1).await;
+    cluster.add_topic("logs", 1);
+    let options = ProducerOptions {
+        linger: Duration::ZERO,
+        delivery_timeout: Duration::from_millis(300),
+        ..ProducerOptions::default()
+    };
+    let producer = Producer::new(client(&cluster), options);
+    let send = async |text| producer.send("logs", value(text)).await.unwrap().wait().await;
+    send("first").await.unwrap();
+    let never = [Some(ErrorCode::NOT_ENOUGH_REPLICAS); 1_000];
+    cluster.with(|state| state.produce_faults.extend(never));
+    assert!(send("given up").await.unwrap_err().in_doubt);
+    cluster.with(|state| state.produce_faults.clear());
+    send("next").await.unwrap();
+    let sessions: Vec<(i64, i16, i32)> = cluster.with(|state| {
+        let batches = &state.topics["logs"][0].batches;
+        let headers = batches.iter().map(|(_, _, bytes)| BatchHeader::parse(bytes).unwrap());
+        headers.map(|h| (h.producer_id, h.producer_epoch, h.base_sequence)).collect()
+    });
+    let id = sessions[0].0;
+    assert_eq!(sessions, [(id, 0, 0), (id, 1, 0)]);
 }
 
 #[tokio::test]

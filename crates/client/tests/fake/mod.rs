@@ -40,8 +40,8 @@ pub(crate) struct Log {
     /// Base offset, next offset, bytes.
     pub(crate) batches: Vec<(i64, i64, Bytes)>,
     pub(crate) start: i64,
-    /// Per producer id: the sequence that must come next, and the last batch.
-    producers: BTreeMap<i64, (i32, i32, i64)>,
+    /// Per producer id and epoch: the sequence that must come next, and the last batch.
+    producers: BTreeMap<(i64, i16), (i32, i32, i64)>,
 }
 
 impl Log {
@@ -59,7 +59,8 @@ impl Log {
         let header =
             tailway_wire::record::validate(records).map_err(|_| ErrorCode::CORRUPT_MESSAGE)?;
         header.check_from_producer().map_err(|_| ErrorCode::INVALID_RECORD)?;
-        if let Some((next, last_base, last_offset)) = self.producers.get(&header.producer_id) {
+        let session = (header.producer_id, header.producer_epoch);
+        if let Some((next, last_base, last_offset)) = self.producers.get(&session) {
             if header.base_sequence == *last_base {
                 return Ok(*last_offset);
             }
@@ -73,7 +74,7 @@ impl Log {
         self.put(bytes.into());
         if header.has_producer_id() {
             let next = header.last_sequence().wrapping_add(1);
-            self.producers.insert(header.producer_id, (next, header.base_sequence, offset));
+            self.producers.insert(session, (next, header.base_sequence, offset));
         }
         Ok(offset)
     }
