@@ -31,6 +31,7 @@ pub(super) struct SharedPipe {
 }
 
 #[derive(Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each fault may strike whatever the others do")]
 pub(super) struct Pipe {
     pub(super) link: Link,
     /// No bytes at all mean the end of the stream.
