@@ -325,8 +325,11 @@ fn describe_producers(
     let answer = if let Some(code) = refused {
         answer.with_error_code(code.code())
     } else if id == state.leader {
-        let producer = |(id, (next, ..)): (&i64, &(i32, i32, i64))| {
-            ProducerState::default().with_producer_id((*id).into()).with_last_sequence(next - 1)
+        let producer = |(&(id, epoch), (next, ..)): (&(i64, i16), &(i32, i32, i64))| {
+            ProducerState::default()
+                .with_producer_id(id.into())
+                .with_producer_epoch(epoch.into())
+                .with_last_sequence(next - 1)
         };
         answer.with_active_producers(log.producers.iter().map(producer).collect())
     } else {
