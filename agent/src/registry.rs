@@ -237,7 +237,8 @@ impl Registry {
     /// Writes the journal anew if it has become much longer than what it says.
     pub fn compact_if_worth_it(&mut self) -> Result<bool, RegistryError> {
         let needed = self.base_bytes.max(self.ledger.files.len() as u64 * FILE_BYTES);
-        let limit = COMPACT_BYTES_MIN.max(needed * COMPACT_RATIO);
+        let min = tailway_faults::bound("agent.journal_rewrite_bytes", COMPACT_BYTES_MIN);
+        let limit = min.max(needed * COMPACT_RATIO);
         if self.behind.is_some() || self.journal.end() < limit.max(self.patience_bytes) {
             return Ok(false);
         }

@@ -24,6 +24,11 @@ impl Programs {
             .map_err(|error| anyhow!("cannot build the programs under test: {error}"))
     }
 
+    /// What packages ship: the same, with link-time optimisation. Takes many minutes to build.
+    pub fn shipped() -> Result<Self> {
+        build(&["--profile", "dist"])
+    }
+
     /// The daemons with their fault points and planted bugs, not optimised: what `TAILWAY_CRASH_AT`, `TAILWAY_FAULTS` and
     /// `TAILWAY_PLANT` have an effect on.
     pub fn armed() -> Result<&'static Self> {

@@ -17,7 +17,7 @@ fn names() -> Vec<String> {
     let source = fs::read_to_string(repository().join("crates/faults/src/lib.rs")).unwrap();
     let mut names = Vec::new();
     for list in ["POINTS", "CRASHES", "BOUNDS", "BUGS"] {
-        let begin = format!("pub const {list}: &[&str] = &[");
+        let begin = format!("pub const {list}: &[&str] =");
         let (_, rest) = source.split_once(&begin).unwrap();
         let (items, _) = rest.split_once("];").unwrap();
         let before = names.len();
@@ -40,6 +40,43 @@ fn no_program_has_a_fault_point_or_a_planted_bug() {
     for program in PROGRAMS {
         let path = Programs::built().unwrap().path(program).unwrap();
         assert_eq!(found_in(path, &names), Vec::<String>::new(), "{program}");
+    }
+}
+
+/// On demand, because it takes many minutes: `cargo test --test faults -p tailway-e2e -- --ignored`.
+#[test]
+#[ignore = "builds everything once more, with link-time optimisation"]
+fn nothing_that_is_shipped_has_one() {
+    let (names, shipped) = (names(), Programs::shipped().unwrap());
+    for program in PROGRAMS {
+        assert_eq!(found_in(shipped.path(program).unwrap(), &names), Vec::<String>::new());
+    }
+}
+
+/// A name whose line was lost, as in a merge, would never be armed, and nobody would notice.
+#[test]
+fn every_name_stands_in_production_code() {
+    let mut sources = String::new();
+    for folder in ["agent/src", "broker/src", "coordinator/src", "crates", "cli/src"] {
+        read_sources(&repository().join(folder), &mut sources);
+    }
+    let stands = |name: &String| {
+        let bare = name.strip_suffix(".before").unwrap_or(name);
+        [name.as_str(), bare].iter().any(|name| sources.contains(&format!("\"{name}\"")))
+    };
+    let lost: Vec<String> = names().into_iter().filter(|name| !stands(name)).collect();
+    assert_eq!(lost, Vec::<String>::new());
+}
+
+/// All `*.rs` below, but the lists themselves.
+fn read_sources(folder: &Path, sources: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("crates/faults") {
+            read_sources(&path, sources);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            *sources += &fs::read_to_string(&path).unwrap();
+        }
     }
 }
 

@@ -199,13 +199,6 @@ const TEETH: &[(&str, Bite)] = &[
             name: "quorum::crash_tests::acknowledged_records_survive_a_power_cut_at_every_operation",
         },
     ),
-    (
-        "storage.journal_bad_crc",
-        Test {
-            package: "tailway-agent",
-            name: "registry::tests::after_a_power_cut_a_prefix_is_there",
-        },
-    ),
 ];
 
 /// Test programs that plant bugs themselves and demand that each is found: package, program, and the file that names the bugs.
