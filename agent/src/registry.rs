@@ -22,7 +22,7 @@ use tailway_storage::{Disk, Journal, JournalFormat, Recovery, StorageError, Sync
 
 use crate::machine::ledger::{Ledger, LedgerError, Plan, Record};
 
-pub use encoding::DecodeError;
+pub use encoding::{DecodeError, decode};
 
 const MAGIC: [u8; 8] = *b"TWAGENTJ";
 /// 2: plans say what their lines were, and partitions have fences. 3: files are in a form that is
@@ -92,7 +92,7 @@ impl Registry {
         let (mut number, mut failed) = (0, None);
         let (journal, recovery) =
             Journal::open_with(Arc::clone(&disk), path, FORMAT, &mut |entry| {
-                let replayed = encoding::decode(&entry.bytes)
+                let replayed = decode(&entry.bytes)
                     .map_err(|cause| RegistryError::Decode { number, cause })
                     .and_then(|record| Ok(ledger.apply(record)?));
                 number += 1;

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use tailway_agent::machine::identity::{FileId, Generation};
-use tailway_agent::machine::ledger::{FileEntry, Ledger, Record};
+use tailway_agent::machine::ledger::{FileEntry, Ledger};
+use tailway_agent::registry::decode;
 use tailway_agent::tail::files::TailFiles;
 use tailway_agent::tail::memory::MemoryFiles;
 use tailway_storage::{Act, DiskEvent, Journal, Operation, SimDisk};
@@ -87,7 +88,7 @@ impl LedgerWatch {
     }
 
     fn apply(&mut self, bytes: &[u8]) -> Result<(), String> {
-        let record: Record = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let record = decode(bytes).map_err(|error| error.to_string())?;
         let text = format!("{record:?}");
         self.ledger.apply(record).map_err(|error| {
             format!("its journal has a record that does not fit what came before: {error}: {text}")

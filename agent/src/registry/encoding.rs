@@ -43,7 +43,8 @@ pub(super) fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
     }
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+/// A record of the journal, also for whoever looks on.
+pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     match bytes.first() {
         Some(&FILE) => Ok(Record::File(decode_file(Fields(&bytes[1..]))?)),
         Some(&JSON) => Ok(serde_json::from_slice(bytes)?),
