@@ -242,7 +242,8 @@ pub enum LedgerError {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ledger {
     pub inputs: BTreeSet<String>,
-    pub files: BTreeMap<Generation, FileEntry>,
+    /// Boxed, because they are large and very many.
+    pub files: BTreeMap<Generation, Box<FileEntry>>,
     /// Open plans by number, which is also the order in which they were made.
     pub plans: BTreeMap<u64, Plan>,
     /// Where to look for what is in doubt.
@@ -264,7 +265,7 @@ impl Ledger {
                 self.inputs.insert(input);
             }
             Record::File(entry) => {
-                self.files.insert(entry.generation, entry);
+                self.files.insert(entry.generation, Box::new(entry));
             }
             Record::Head { generation, head } => self.file(generation)?.head = head,
             Record::Path { generation, path, seen } => {
@@ -355,7 +356,8 @@ impl Ledger {
     }
 
     fn file(&mut self, generation: Generation) -> Result<&mut FileEntry, LedgerError> {
-        self.files.get_mut(&generation).ok_or(LedgerError::NoGeneration(generation))
+        let file = self.files.get_mut(&generation).map(Box::as_mut);
+        file.ok_or(LedgerError::NoGeneration(generation))
     }
 
     /// The number of the next plan.
@@ -377,13 +379,17 @@ impl Ledger {
 
     /// The current generation of an inode.
     pub fn current(&self, id: &FileId) -> Option<&FileEntry> {
-        self.files.values().filter(|file| file.id == *id).max_by_key(|file| file.ordinal)
+        self.files
+            .values()
+            .map(Box::as_ref)
+            .filter(|file| file.id == *id)
+            .max_by_key(|file| file.ordinal)
     }
 
     /// The records that make an equal ledger: what a compaction writes.
     pub fn records(&self) -> Vec<Record> {
         let inputs = self.inputs.iter().map(|input| Record::Input { input: input.clone() });
-        let files = self.files.values().cloned().map(Record::File);
+        let files = self.files.values().map(|entry| Record::File(FileEntry::clone(entry)));
         let scans = self
             .scan_from
             .iter()

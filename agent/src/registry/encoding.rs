@@ -7,7 +7,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tailway_metadata::time::WallMs;
 
@@ -82,7 +82,7 @@ fn encode_file(entry: &FileEntry) -> Vec<u8> {
         out.extend(target.partition.to_le_bytes());
     }
     let rungs = entry.ladder.rungs();
-    out.extend(rungs.iter().take(RUNGS_MAX).count().to_le_bytes().first());
+    out.push(u8::try_from(rungs.len().min(RUNGS_MAX)).unwrap_or_default());
     for Rung { offset, marker } in rungs.iter().take(RUNGS_MAX) {
         out.extend(offset.to_le_bytes());
         out.extend(marker.len.to_le_bytes());
@@ -144,7 +144,7 @@ fn decode_file(mut fields: Fields<'_>) -> Result<FileEntry, DecodeError> {
 }
 
 fn path_of(bytes: &[u8]) -> PathBuf {
-    Path::new(&OsString::from_vec(bytes.to_vec())).to_path_buf()
+    PathBuf::from(OsString::from_vec(bytes.to_vec()))
 }
 
 /// What is left to read.

@@ -67,7 +67,7 @@ impl Shipper {
         let Some(entry) = self.registry.ledger().files.get(&generation).cloned() else {
             return Ok(());
         };
-        let entry = FileEntry { rebooted: false, path, seen, ..entry };
+        let entry = FileEntry { rebooted: false, path, seen, ..*entry };
         Ok(self.registry.record(Record::File(entry))?)
     }
 }

@@ -439,7 +439,7 @@ impl Shipper {
             .values()
             .filter(|entry| !followed.contains_key(&entry.generation))
             .filter(|entry| !self.ended.contains(&entry.generation))
-            .cloned()
+            .map(|entry| FileEntry::clone(entry))
             .collect();
         if orphans.is_empty() {
             return Ok(());

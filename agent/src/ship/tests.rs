@@ -123,7 +123,7 @@ fn ack_all(shipper: &mut Shipper) {
 /// Of each file that was ever followed: its first name, its offset.
 fn offsets(shipper: &Shipper) -> Vec<(String, u64)> {
     let of = |entry: &FileEntry| (entry.origin.display().to_string(), entry.offset);
-    let mut all: Vec<_> = shipper.registry.ledger().files.values().map(of).collect();
+    let mut all: Vec<_> = shipper.registry.ledger().files.values().map(|entry| of(entry)).collect();
     all.sort();
     all
 }
