@@ -32,6 +32,9 @@ const RECORDS_PER_BATCH: i32 = 10;
 const RECORD: [u8; 100] = [b'x'; 100];
 const WARM_UP: Duration = Duration::from_secs(2);
 
+/// A thousand partitions are some thousand files to be made and synced.
+const TOPIC_TIMEOUT: Duration = Duration::from_mins(3);
+
 /// A batch that is not acknowledged after this long ends the run.
 const ACK_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -130,12 +133,14 @@ async fn row(servers: &Servers, partitions: u16, time: Duration, clock: &Clock) 
     let admin = Admin::new(servers.client()?);
     let new = NewTopic { partitions: Some(i32::from(partitions)), ..NewTopic::new(&topic) };
     admin.create_topic(&new).await.context("cannot create the topic")?;
+    let known = tokio::time::timeout(TOPIC_TIMEOUT, until_known(admin.client(), &topic)).await;
+    known.context("the topic was created, but the broker does not lead its partitions in time")?;
     let phase = Arc::new(Phase(AtomicU8::new(WARMING)));
     let mut producers = JoinSet::new();
     let mut clients = Vec::new();
     for first in (0..partitions).step_by(usize::from(PARTITIONS_PER_CONNECTION)) {
         let client = servers.client()?;
-        client.topic_or_create(&topic).await.context("cannot find the topic")?;
+        client.topic(&topic).await.context("cannot find the topic")?;
         for index in first..partitions.min(first + PARTITIONS_PER_CONNECTION) {
             let partition = TopicPartition::new(topic.as_str(), i32::from(index));
             let one = produce(client.clone(), partition, Arc::clone(&phase), clock.wall().0);
@@ -158,6 +163,13 @@ async fn row(servers: &Servers, partitions: u16, time: Duration, clock: &Clock) 
     let ack = latencies.percentiles();
     let acks = u64::try_from(ack.samples).unwrap_or(u64::MAX);
     Ok(Row { partitions, acks_per_second: acks / time.as_secs().max(1), ack })
+}
+
+/// The broker shows a topic once it has made and synced the files of all its partitions.
+async fn until_known(client: &Client, topic: &str) {
+    while client.topic(topic).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Sends batch after batch to one partition; the latencies of those that were begun and acknowledged while it was measured.
