@@ -61,7 +61,7 @@ impl LedgerWatch {
                 self.object(&cause);
             }
         }
-        let after: Vec<FileEntry> = self.ledger.files.values().cloned().collect();
+        let after: Vec<Box<FileEntry>> = self.ledger.files.values().cloned().collect();
         for entry in after {
             let from = before.files.get(&entry.generation).map_or(0, |before| before.offset);
             self.moved(&entry, from);
@@ -80,7 +80,7 @@ impl LedgerWatch {
             }
             let offset = |entry: &FileEntry| before.get(&entry.generation).copied().unwrap_or(0);
             let moved = self.ledger.files.values().filter(|entry| entry.offset > offset(entry));
-            let moved: Vec<FileEntry> = moved.cloned().collect();
+            let moved: Vec<Box<FileEntry>> = moved.cloned().collect();
             for entry in moved {
                 self.moved(&entry, offset(&entry));
             }

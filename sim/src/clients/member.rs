@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::Rng;
+use tailway_client::consume::Consumed;
 use tailway_client::{ClientError, GroupConsumer, GroupOptions, StartAt, TopicPartition};
 use tailway_history::{Act, Outcome};
 use tailway_runtime::sim::{HostRng, note};
@@ -57,41 +58,61 @@ pub(super) async fn run(shared: Shared, name: String) {
             }
         }
         for consumed in &polled {
-            if let Some(first) = consumed.records.first()
-                && let Some(floor) = floors.remove(&consumed.partition)
-                && first.offset < floor
-            {
-                shared.history.violation(format!(
-                    "I5: {}: {name} starts at offset {}, and {floor} was committed before",
-                    consumed.partition, first.offset
-                ));
-            }
+            judge_start(&shared, &name, consumed, &mut floors);
             if let Some(last) = consumed.records.last() {
                 read.insert(consumed.partition.clone(), last.offset + 1);
             }
         }
         shared.polled(&name, &polled);
         if !read.is_empty() && member.is_stable() && rng.gen_ratio(1, COMMIT_ONE_IN) {
-            let begun: Vec<_> = read
-                .iter()
-                .map(|(partition, next)| {
-                    let (tp, group) = (spelled(partition), GROUP.to_owned());
-                    let act = Act::Commit { tp, off: told(*next).unwrap_or_default(), group };
-                    shared.history.begin(&name, act)
-                })
-                .collect();
-            let outcome = match member.commit().await {
-                Ok(()) => Outcome::Ok,
-                Err(_) => Outcome::Info,
-            };
-            if outcome == Outcome::Ok {
-                for (partition, next) in &read {
-                    shared.committed(GROUP, partition, *next);
-                }
-            }
-            for at in begun {
-                shared.history.end(at, outcome);
-            }
+            commit(&shared, &name, &mut member, &read).await;
         }
+    }
+}
+
+/// Where a member starts to read a partition is not below what was committed before it joined (I5).
+fn judge_start(
+    shared: &Shared,
+    name: &str,
+    consumed: &Consumed,
+    floors: &mut BTreeMap<TopicPartition, i64>,
+) {
+    if let Some(first) = consumed.records.first()
+        && let Some(floor) = floors.remove(&consumed.partition)
+        && first.offset < floor
+    {
+        shared.history.violation(format!(
+            "I5: {}: {name} starts at offset {}, and {floor} was committed before",
+            consumed.partition, first.offset
+        ));
+    }
+}
+
+/// Commits what was read, and tells what became of it.
+async fn commit(
+    shared: &Shared,
+    name: &str,
+    member: &mut GroupConsumer,
+    read: &BTreeMap<TopicPartition, i64>,
+) {
+    let begun: Vec<_> = read
+        .iter()
+        .map(|(partition, next)| {
+            let (tp, group) = (spelled(partition), GROUP.to_owned());
+            let act = Act::Commit { tp, off: told(*next).unwrap_or_default(), group };
+            shared.history.begin(name, act)
+        })
+        .collect();
+    let outcome = match member.commit().await {
+        Ok(()) => Outcome::Ok,
+        Err(_) => Outcome::Info,
+    };
+    if outcome == Outcome::Ok {
+        for (partition, next) in read {
+            shared.committed(GROUP, partition, *next);
+        }
+    }
+    for at in begun {
+        shared.history.end(at, outcome);
     }
 }
