@@ -257,6 +257,15 @@ impl Worker {
 
     fn stopped(&mut self, reason: StopReason) {
         let identity = self.link.take().map(|link| link.sender.identity());
+        let is_behind = matches!(
+            reason,
+            StopReason::Refused {
+                code: ErrorCode::INVALID_PRODUCER_EPOCH | ErrorCode::PRODUCER_FENCED,
+                ..
+            }
+        );
+        let next = identity.and_then(ProducerIdentity::next_epoch);
+        self.successor = next.filter(|_| !is_behind);
         let mut open = std::mem::take(&mut self.open);
         match reason {
             StopReason::Refused { code, message } => {
@@ -277,7 +286,6 @@ impl Worker {
                 }
             }
             StopReason::DeliveryTimedOut { after, cause } => {
-                self.successor = identity.and_then(ProducerIdentity::next_epoch);
                 let cause = format!("gave up after {after:?}: {cause}");
                 let in_doubt = !tailway_faults::is_planted("client.doubt_told_as_failure");
                 for batch in open {
