@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::members;
+
 #[derive(Debug, Parser)]
 #[command(
     name = "tailway",
@@ -55,6 +57,38 @@ pub(crate) enum Command {
     Agent {
         #[command(subcommand)]
         command: AgentCommand,
+    },
+    /// Make a coordinator and its CA
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway coordinator init --name coordinator.example.com"
+    )]
+    Coordinator {
+        #[command(subcommand)]
+        command: members::CoordinatorCommand,
+    },
+    /// Create, list and revoke tokens that let hosts become members
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway token create --role agent --ttl 1h --uses 50"
+    )]
+    Token {
+        #[command(subcommand)]
+        command: members::TokenCommand,
+    },
+    /// Become a member of a cluster, with a token
+    Enroll(members::EnrollArgs),
+    /// Issue, list and revoke certificates
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway cert list"
+    )]
+    Cert {
+        #[command(subcommand)]
+        command: members::CertCommand,
     },
     /// Check a configuration file of any of the three daemons (exit 0 good, 78 not)
     #[command(after_help = "Example:\n  tailway check /etc/tailway/broker.yaml")]

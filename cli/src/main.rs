@@ -10,6 +10,7 @@ mod args;
 mod bench;
 mod check;
 mod dev;
+mod members;
 mod output;
 mod produce;
 mod tap;
@@ -38,6 +39,10 @@ fn main() -> ExitCode {
         Command::Bench { command } => bench::run(command),
         Command::Agent { command } => agent::run(&command),
         Command::Check { file } => check::run(&file),
+        Command::Coordinator { command } => members::coordinator(command),
+        Command::Token { command } => one_thread(members::token(command)),
+        Command::Enroll(args) => one_thread(members::enroll(args)),
+        Command::Cert { command } => one_thread(members::cert(command)),
         Command::Topic { command } => one_thread(topic::run(command)),
         Command::Tap(args) => one_thread(tap::run(args)),
         Command::Produce(args) => one_thread(produce::run(args)),

@@ -7,22 +7,29 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::{Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks};
+use tailway_metadata::security::IssuedCertificate;
+use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterImage, DirectoryId};
-use tailway_net::{Limits, Listener, Security};
+use tailway_net::{Limits, Listener, Security, ServerTls};
 use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
 use tokio::sync::{mpsc, watch};
 
+use crate::api::enrollment::Enrollment;
 use crate::api::server::Server;
 use crate::api::service::Service;
+use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
 use crate::driver::{self, Driver};
 use crate::identity::{IDENTITY_FILE, Identity, IdentityError};
+use crate::machine::Settings;
 use crate::machine::controller::Controller;
 use crate::metrics::CoordinatorMetrics;
 use crate::quorum::feed::Feed;
 use crate::quorum::node::{LOG_FILE, Node, NodeError, NodeSettings, Proposer, SNAPSHOT_FILE};
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Hosts that become members at the same time.
+const ENROLLING_MAX: usize = 64;
 
 /// A running coordinator.
 #[derive(Debug)]
@@ -30,6 +37,7 @@ pub struct Coordinator {
     context: Context,
     node: Node,
     address: std::net::SocketAddr,
+    enrolls_at: Option<std::net::SocketAddr>,
     _lock: DirLock,
 }
 
@@ -46,6 +54,11 @@ impl Coordinator {
     /// Where it listens: the real port, if the configuration says 0.
     pub fn address(&self) -> std::net::SocketAddr {
         self.address
+    }
+
+    /// Where hosts become members, if they do here.
+    pub fn enrolls_at(&self) -> Option<std::net::SocketAddr> {
+        self.enrolls_at
     }
 }
 
@@ -89,6 +102,7 @@ async fn start(
 ) -> Result<Coordinator, StartError> {
     let ready = context.ready.condition("raft", "the coordinator is starting");
     let (lock, identity) = claim(Arc::clone(&disk), &config).await?;
+    let membership = open_authority(Arc::clone(&disk), &config, context.clock.wall()).await?;
     // Bound before the data is touched: a held port is the likeliest mistake, and costs nothing to find.
     let limits =
         Limits { connections_max: config.connections, handshake_timeout: HANDSHAKE_TIMEOUT };
@@ -100,6 +114,7 @@ async fn start(
                 .next(error.next)
         })?;
     let address = listener.local_addr();
+    let enrollment = bind_enrollment(&config, membership.authority.as_deref()).await?;
     let settings = NodeSettings::new(
         config.id,
         config.listen.to_string(),
@@ -119,13 +134,19 @@ async fn start(
     let (leadership, leads) = watch::channel(starting);
     let service = Service {
         cluster_id: config.settings.cluster_id.clone(),
+        port: address.port(),
+        enrollment_port: enrollment.as_ref().map(|listener| listener.local_addr().port()),
         calls,
         feed: node.feed().clone(),
         leadership: leads,
         metrics: metrics.clone(),
+        clock: context.clock.clone(),
+        authority: membership.authority,
+        certificate_lifetime: config.certificate_lifetime,
     };
+    let settings = Settings { first_certificates: membership.first, ..config.settings };
     let driver = Driver {
-        controller: Controller::new(config.settings),
+        controller: Controller::new(settings),
         node_id: config.id,
         proposer: node.proposer(),
         feed: node.feed().clone(),
@@ -138,9 +159,63 @@ async fn start(
     };
     context.tasks.spawn("controller", |stop| driver.run(stop));
     watch_log(&node, &context.tasks);
+    let enrolls_at = enrollment.as_ref().map(Listener::local_addr);
+    if let Some(enrollment) = enrollment {
+        tracing::info!(address = %enrollment.local_addr(), "hosts with a token may become members");
+        Enrollment::start(enrollment, service.clone(), &context.tasks);
+    }
     Server::start(listener, service, metrics, &context.tasks);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "brokers may connect (mutual TLS)");
-    Ok(Coordinator { context, node, address, _lock: lock })
+    Ok(Coordinator { context, node, address, enrolls_at, _lock: lock })
+}
+
+/// What the CA's directory has.
+struct OwnCa {
+    authority: Option<Arc<Authority>>,
+    first: Vec<IssuedCertificate>,
+}
+
+async fn open_authority(
+    disk: Arc<dyn Disk>,
+    config: &Config,
+    now: WallMs,
+) -> Result<OwnCa, StartError> {
+    let dir = config.data_dir.join(authority::DIR);
+    let what = format!("cannot use the CA in {}", dir.display());
+    let open = move || -> Result<OwnCa, AuthorityError> {
+        let authority = Authority::open(disk.as_ref(), &dir)?.map(Arc::new);
+        let first = authority::load_first(disk.as_ref(), &dir, now)?;
+        Ok(OwnCa { authority, first })
+    };
+    match tailway_runtime::spawn_blocking(open).await {
+        Ok(Ok(own)) => Ok(own),
+        Ok(Err(error)) => Err(StartError::new(what)
+            .cause(error)
+            .next("correct that, or restore the directory from a backup")
+            .config()),
+        Err(error) => Err(StartError::new(what).cause(error)),
+    }
+}
+
+/// The enrolment listener, if one is configured. Its chain shows the CA, by which a token's bearer knows us.
+async fn bind_enrollment(
+    config: &Config,
+    authority: Option<&Authority>,
+) -> Result<Option<Listener>, StartError> {
+    let Some(address) = &config.enrollment else { return Ok(None) };
+    let what = format!("cannot let hosts become members on {address}");
+    let Some(authority) = authority else {
+        return Err(StartError::new(what)
+            .because("this coordinator has no CA of its own")
+            .next("`tailway coordinator init` makes one; or leave coordinator.enrollment.listen empty")
+            .config());
+    };
+    let (cert, key) = (&config.tls_files.cert, &config.tls_files.key);
+    let tls = ServerTls::showing_ca(cert, key, authority.certificate().clone())
+        .map_err(|error| StartError::new(what.clone()).cause(error).config())?;
+    let limits = Limits { connections_max: ENROLLING_MAX, handshake_timeout: HANDSHAKE_TIMEOUT };
+    let bound = Listener::bind(address, Security::Tls(tls), limits).await;
+    bound.map(Some).map_err(|error| StartError::new(what).because(error.cause).next(error.next))
 }
 
 /// Ends the program when its log cannot be written, and not only at the next write: a supervisor starts it again, and

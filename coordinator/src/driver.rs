@@ -246,7 +246,22 @@ fn tell(records: &[MetadataRecord], controller: &Controller, now: Mono) {
             MetadataRecord::RemoveTopic(r) => {
                 tracing::info!(topic_id = %r.topic_id, "topic deleted");
             }
-            MetadataRecord::Config(_)
+            MetadataRecord::Token(t) if t.used == 0 => tracing::info!(
+                token = t.id, role = %t.role, uses = t.uses, by = t.created_by, "join token created"
+            ),
+            MetadataRecord::Token(t) => tracing::info!(
+                token = t.id, role = %t.role, used = t.used, uses = t.uses, "join token used"
+            ),
+            MetadataRecord::RemoveToken(r) => tracing::info!(token = r.id, "join token gone"),
+            MetadataRecord::Certificate(c) if c.revoked.is_some() => tracing::warn!(
+                serial = %c.serial, role = %c.role, id = c.id, "certificate revoked"
+            ),
+            MetadataRecord::Certificate(c) => tracing::info!(
+                serial = %c.serial, role = %c.role, id = c.id, names = ?c.names, by = c.issued_by,
+                "certificate issued"
+            ),
+            MetadataRecord::RemoveCertificate(_)
+            | MetadataRecord::Config(_)
             | MetadataRecord::Partition(_)
             | MetadataRecord::PartitionChange(_)
             | MetadataRecord::ProducerIds(_) => {}

@@ -42,6 +42,7 @@ impl House {
                 session_timeout: SESSION,
                 default_partitions: 1,
                 offsets_topic_partitions: 8,
+                first_certificates: Vec::new(),
             }),
             node_id: 0,
             proposer: node.proposer(),

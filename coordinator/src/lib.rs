@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod api;
+pub mod authority;
 pub mod config;
 pub mod coordinator;
 pub mod driver;

@@ -27,6 +27,9 @@ pub struct CoordinatorMetrics {
     pub connections_refused: Counter,
     pub requests: Family<ApiLabels, Counter>,
     pub requests_timed_out: Counter,
+    pub enrollments: Counter,
+    pub enrollments_refused: Counter,
+    pub enrollments_throttled: Counter,
 }
 
 impl CoordinatorMetrics {
@@ -61,6 +64,15 @@ impl CoordinatorMetrics {
             requests_timed_out: counter(
                 "requests_timed_out",
                 "Requests that were not answered within their deadline",
+            ),
+            enrollments: counter("enrollments", "Hosts that became members by a token"),
+            enrollments_refused: counter(
+                "enrollments_refused",
+                "Enrolments refused: a token that is not good, or a request that is not",
+            ),
+            enrollments_throttled: counter(
+                "enrollments_throttled",
+                "Enrolments not looked at after too many wrong attempts",
             ),
         }
     }

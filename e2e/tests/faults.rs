@@ -16,7 +16,7 @@ const PROGRAMS: [&str; 4] = ["tailway", "tailway-coordinator", "tailway-broker",
 fn names() -> Vec<String> {
     let source = fs::read_to_string(repository().join("crates/faults/src/lib.rs")).unwrap();
     let mut names = Vec::new();
-    for list in ["POINTS", "CRASHES", "BOUNDS", "BUGS"] {
+    for list in ["POINTS", "CRASHES", "BOUNDS", "BUGS", "GUARDS"] {
         let begin = format!("pub const {list}: &[&str] =");
         let (_, rest) = source.split_once(&begin).unwrap();
         let (items, _) = rest.split_once("];").unwrap();

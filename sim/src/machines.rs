@@ -95,7 +95,7 @@ impl Machine {
         sim::add_host(host);
         let id = id.to_string();
         let spiffe = SpiffeId { cluster: CLUSTER.into(), role: spiffe_role.into(), id };
-        let identity = PeerIdentity { spiffe: Some(spiffe), common_name: None };
+        let identity = PeerIdentity { spiffe: Some(spiffe), ..PeerIdentity::default() };
         tailway_net::sim::add_host(host, address_of(host), Some(identity));
         let machine = Machine {
             host,

@@ -225,6 +225,7 @@ fn tls_path(raw: &RawTls, error: &TlsError) -> &'static str {
         TlsError::Read { path, .. }
         | TlsError::Pem { path, .. }
         | TlsError::Empty { path, .. }
+        | TlsError::Exposed { path, .. }
         | TlsError::Ca { path, .. } => of_file(path),
         TlsError::KeyPair { .. } => "output.tls.cert",
         TlsError::ServerName { .. } => "output.tls.server_name",

@@ -108,7 +108,11 @@ fn removed(response: &FollowMetadataResponse) -> Vec<TopicId> {
         | MetadataRecord::Config(_)
         | MetadataRecord::Partition(_)
         | MetadataRecord::PartitionChange(_)
-        | MetadataRecord::ProducerIds(_) => None,
+        | MetadataRecord::ProducerIds(_)
+        | MetadataRecord::Token(_)
+        | MetadataRecord::RemoveToken(_)
+        | MetadataRecord::Certificate(_)
+        | MetadataRecord::RemoveCertificate(_) => None,
     };
     response.records.iter().filter_map(of_record).collect()
 }

@@ -359,7 +359,7 @@ fn tls_path(section: &str, error: &TlsError) -> String {
             *what
         }
         TlsError::Ca { .. } | TlsError::NoClientCa => "CA",
-        TlsError::KeyPair { .. } => "key",
+        TlsError::KeyPair { .. } | TlsError::Exposed { .. } => "key",
         TlsError::Half { .. } | TlsError::ServerName { .. } | TlsError::Setup(_) => "",
     };
     let key = match what {

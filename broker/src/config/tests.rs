@@ -21,7 +21,10 @@ impl Pki {
             .unwrap();
         std::fs::write(dir.path().join("ca.pem"), cert.pem()).unwrap();
         std::fs::write(dir.path().join("b.pem"), cert.pem()).unwrap();
-        std::fs::write(dir.path().join("b.key"), key.serialize_pem()).unwrap();
+        let path = dir.path().join("b.key");
+        std::fs::write(&path, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
         Self { dir }
     }
 

@@ -184,7 +184,12 @@ impl Call<'_> {
             ApiKey::BrokerRegistration
             | ApiKey::BrokerHeartbeat
             | ApiKey::AllocateProducerIds
-            | ApiKey::FollowMetadata => Err(self.header.unknown_api()),
+            | ApiKey::FollowMetadata
+            | ApiKey::CreateToken
+            | ApiKey::RevokeToken
+            | ApiKey::DescribeMembership
+            | ApiKey::IssueCertificate
+            | ApiKey::RevokeCertificates => Err(self.header.unknown_api()),
         }
     }
 

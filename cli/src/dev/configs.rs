@@ -135,8 +135,8 @@ pub(crate) fn published(dir: &DevDir, inputs: &Inputs, plaintext: bool) -> Publi
     let at = |port| loopback(port).to_string();
     Published {
         ca: dir.certificates.ca(),
-        client_cert: dir.certificates.cert("client"),
-        client_key: dir.certificates.key("client"),
+        client_cert: dir.certificates.cert("admin"),
+        client_key: dir.certificates.key("admin"),
         brokers: vec![PublishedBroker {
             id: BROKER_ID,
             tls: at(ports.broker_tls),

@@ -73,7 +73,7 @@ impl DevDir {
             let data = path.join(daemon);
             fs::create_dir_all(&data).with_context(|| data.display().to_string())?;
         }
-        let certificates = Certificates::in_dir(&path.join("tls"));
+        let certificates = Certificates::in_dir(&path.join("tls"), &path.join("coordinator"));
         let made = certificates.ensure(&identity.cluster_id, clock.wall())?;
         Ok(DevDir { path, identity, certificates, made, _lock: lock })
     }

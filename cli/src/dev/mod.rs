@@ -225,8 +225,8 @@ fn client(dir: &DevDir) -> Result<Client> {
     let broker = loopback(dir.identity.ports.broker_tls);
     let files = ClientTlsFiles {
         ca: dir.certificates.ca(),
-        cert: Some(dir.certificates.cert("client")),
-        key: Some(dir.certificates.key("client")),
+        cert: Some(dir.certificates.cert("admin")),
+        key: Some(dir.certificates.key("admin")),
         server_name: None,
     };
     let broker = HostPort::new(broker.ip().to_string(), broker.port());

@@ -50,6 +50,7 @@ enum End {
     Frame(FrameError),
     Request(WireError),
     Panicked(JoinError),
+    Revoked,
     Idle,
     Stalled,
     Write(std::io::Error),
@@ -68,6 +69,7 @@ impl Connection {
                     self.write(answer).await?;
                 }
                 frame = timeout(patience, self.reader.next()), if room => match frame {
+                    Ok(Ok(Some(_))) if service.is_revoked(peer) => return Err(End::Revoked),
                     Ok(Ok(Some(frame))) => {
                         let (peer, service) = (peer.clone(), service.clone());
                         let answer = async move { service.answer(&peer, frame).await };
@@ -100,6 +102,9 @@ fn tell(end: &End, who: &Peer, peer: SocketAddr) {
             tracing::warn!(%peer, ?who, %error, "connection closed: a request cannot be read");
         }
         End::Panicked(error) => tracing::error!(%peer, ?who, %error, "a request failed"),
+        End::Revoked => {
+            tracing::warn!(%peer, ?who, "connection closed: its certificate was revoked");
+        }
         End::Idle => {
             tracing::info!(%peer, ?who, "connection closed: no frame for {IDLE_TIMEOUT:?}");
         }

@@ -1,9 +1,12 @@
 //! What the coordinator serves, and what each API expects. One mTLS listener, Kafka frames (4-byte length, request header).
 //!
 //! **Who may connect.** The client certificate must be signed by the cluster's CA and name
-//! `spiffe://<cluster id>/broker/<broker id>` or `spiffe://<cluster id>/coordinator/<id>`; anybody else is refused in the
-//! handshake or closed right after it, and logged. A broker may only act as itself: `broker_id` in a request must be the id
-//! in its certificate (CLUSTER_AUTHORIZATION_FAILED otherwise). CreateTopics and DeleteTopics name no broker and need none.
+//! `spiffe://<cluster id>/<role>/<id>`; anybody else is refused in the handshake or closed right after it, and logged. What
+//! a role may ask is the table in [`access`]; the rest is answered CLUSTER_AUTHORIZATION_FAILED. A broker may only act as
+//! itself: `broker_id` in a request must be the id in its certificate. CreateTopics and DeleteTopics name no broker and
+//! need none.
+//!
+//! **Becoming a member** is another listener, [`enrollment`]: no certificate, one small request with a token.
 //!
 //! **Connections.** Requests on one connection are worked on concurrently (at most 16 at once, then reading stops) and are
 //! answered as they are done, so a waiting FollowMetadata does not hold up a heartbeat: match answers by correlation id.
@@ -26,6 +29,7 @@
 //! | DeleteTopics (20) | 1-6 | by name, or by id from version 6 |
 //! | AllocateProducerIds (67) | 0 | a registered broker gets a block of 1,000 ids |
 //! | FollowMetadata (private) | 0 | [`tailway_metadata::control`]: JSON body after the request header |
+//! | CreateToken, RevokeToken, DescribeMembership, IssueCertificate, RevokeCertificates (private) | 0 | [`tailway_metadata::enrollment`]: JSON bodies, of admins only |
 //!
 //! **BrokerRegistration.** `cluster_id` must be ours (INCONSISTENT_CLUSTER_ID). `log_dirs` is exactly one id: the data
 //! directory's, written into it once. `incarnation_id` is new at each process start. `previous_broker_epoch` is the epoch
@@ -60,8 +64,11 @@
 //! whole batches: publish the image after all of them. An empty answer after `max_wait_ms` (at most 30 s) is normal. A
 //! snapshot comes when the records are gone or `log_id` is another one; then what the image says can jump, also backwards.
 
+pub mod access;
 mod connection;
 mod convert;
+pub mod enrollment;
 mod follow;
+mod membership;
 pub mod server;
 pub mod service;

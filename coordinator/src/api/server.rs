@@ -1,11 +1,11 @@
-//! The listener: accepts, shakes hands, and lets in brokers and coordinators of this cluster only.
+//! The listener: accepts, shakes hands, and lets in members of this cluster only.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tailway_daemon::tasks::Group;
 use tailway_daemon::{Stop, Tasks};
-use tailway_metadata::{BrokerId, ClusterId};
+use tailway_metadata::{BrokerId, ClusterId, Role};
 use tailway_net::listen::HandshakeFailure;
 use tailway_net::{Incoming, Listener, PeerIdentity};
 
@@ -13,8 +13,6 @@ use super::connection;
 use super::service::{Peer, Service};
 use crate::metrics::CoordinatorMetrics;
 
-const ROLE_BROKER: &str = "broker";
-const ROLE_COORDINATOR: &str = "coordinator";
 /// How often the gauge of open connections is read.
 const GAUGE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -94,10 +92,9 @@ impl Server {
     }
 }
 
-/// The role that a certificate gives, or why it gives none here.
+/// Who a certificate names, or why that is nobody here.
 fn who_is(identity: Option<&PeerIdentity>, cluster: &ClusterId) -> Result<Peer, String> {
-    let wanted =
-        format!("wanted is spiffe://{cluster}/{ROLE_BROKER}/ID or .../{ROLE_COORDINATOR}/ID");
+    let wanted = format!("wanted is spiffe://{cluster}/ROLE/ID");
     let Some(identity) = identity else {
         return Err(format!("its certificate has no name; {wanted}"));
     };
@@ -108,37 +105,44 @@ fn who_is(identity: Option<&PeerIdentity>, cluster: &ClusterId) -> Result<Peer, 
     if spiffe.cluster != cluster.0 {
         return Err(format!("its certificate {spiffe} is of another cluster; {wanted}"));
     }
-    match (spiffe.role.as_str(), spiffe.id.parse::<i32>()) {
-        (ROLE_BROKER, Ok(id)) if id >= 0 => Ok(Peer::Broker(BrokerId(id))),
-        (ROLE_BROKER, _) => Err(format!("its certificate {spiffe} has no broker id; {wanted}")),
-        (ROLE_COORDINATOR, _) => Ok(Peer::Coordinator(spiffe.id.clone())),
-        _ => Err(format!("its certificate {spiffe} is of another role; {wanted}")),
+    let Ok(role) = spiffe.role.parse::<Role>() else {
+        return Err(format!("its certificate {spiffe} is of no known role; {wanted}"));
+    };
+    let broker_id = spiffe.id.parse().ok().filter(|id| *id >= 0).map(BrokerId);
+    if role == Role::Broker && broker_id.is_none() {
+        return Err(format!("its certificate {spiffe} has no broker id; {wanted}"));
     }
+    Ok(Peer { role, id: spiffe.id.as_str().into(), serial: identity.serial.clone() })
 }
 
 #[cfg(test)]
 mod tests {
+    use tailway_metadata::security::Serial;
     use tailway_net::SpiffeId;
 
     use super::*;
 
     #[test]
-    fn only_brokers_and_coordinators_of_this_cluster_are_let_in() {
+    fn only_members_of_this_cluster_are_let_in() {
         let cluster = ClusterId("c".into());
-        let spiffe = |uri: &str| PeerIdentity { spiffe: SpiffeId::parse(uri), common_name: None };
-        let wanted = "wanted is spiffe://c/broker/ID or .../coordinator/ID";
+        let spiffe = |uri: &str| PeerIdentity {
+            spiffe: SpiffeId::parse(uri),
+            serial: Serial("07".into()),
+            ..PeerIdentity::default()
+        };
+        let peer = |role, id: &str| Ok(Peer { role, id: id.into(), serial: Serial("07".into()) });
+        let wanted = "wanted is spiffe://c/ROLE/ID";
         let refused = |text: &str| Err(format!("{text}; {wanted}"));
         let cases = [
-            ("spiffe://c/broker/7", Ok(Peer::Broker(BrokerId(7)))),
-            ("spiffe://c/coordinator/a", Ok(Peer::Coordinator("a".into()))),
+            ("spiffe://c/broker/7", peer(Role::Broker, "7")),
+            ("spiffe://c/coordinator/a", peer(Role::Coordinator, "a")),
+            ("spiffe://c/agent/web1", peer(Role::Agent, "web1")),
+            ("spiffe://c/admin/root", peer(Role::Admin, "root")),
             (
                 "spiffe://d/broker/7",
                 refused("its certificate spiffe://d/broker/7 is of another cluster"),
             ),
-            (
-                "spiffe://c/agent/7",
-                refused("its certificate spiffe://c/agent/7 is of another role"),
-            ),
+            ("spiffe://c/root/7", refused("its certificate spiffe://c/root/7 is of no known role")),
             (
                 "spiffe://c/broker/x",
                 refused("its certificate spiffe://c/broker/x has no broker id"),

@@ -5,6 +5,7 @@ mod raw;
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tailway_daemon::Problems;
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
@@ -15,13 +16,17 @@ use crate::machine::Settings;
 use crate::machine::topics::PARTITIONS_PER_REQUEST_MAX;
 
 pub use raw::{
-    ADMIN_PORT, RawBrokers, RawConfig, RawCoordinator, RawLimits, RawTls, RawTopics, RawVoter,
+    ADMIN_PORT, RawBrokers, RawConfig, RawCoordinator, RawEnrollment, RawLimits, RawTls, RawTopics,
+    RawVoter,
 };
 
 /// A session shorter than this fences brokers that are only busy.
 const SESSION_TIMEOUT_MS_MIN: u64 = 1_000;
 const SESSION_TIMEOUT_MS_MAX: u64 = 600_000;
 const CONNECTIONS_MAX: usize = 100_000;
+/// Shorter is for tests: it cannot be renewed in time on a busy host.
+const LIFETIME_MS_MIN: u64 = 10_000;
+const LIFETIME_MS_MAX: u64 = 1_095 * 24 * 3_600_000;
 
 /// A coordinator's configuration.
 #[derive(Clone, Debug)]
@@ -30,6 +35,11 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub listen: HostPort,
     pub tls: ServerTls,
+    /// The PEM files of `tls`.
+    pub tls_files: RawTls,
+    /// Where hosts with a token connect.
+    pub enrollment: Option<HostPort>,
+    pub certificate_lifetime: Duration,
     pub connections: usize,
     pub settings: Settings,
     pub admin: AdminConfig,
@@ -65,12 +75,16 @@ impl Config {
             found.at("coordinator.listen", error);
         }
         let tls = check_tls(&coordinator.tls, found);
+        let (enrollment, certificate_lifetime) = check_enrollment(&coordinator.enrollment, found);
         let (Ok(listen), Some(tls)) = (listen, tls) else { return Err(problems) };
         problems.finish(Config {
             id: coordinator.id,
             data_dir: coordinator.data_dir,
             listen,
             tls,
+            tls_files: coordinator.tls,
+            enrollment,
+            certificate_lifetime,
             connections: raw.limits.connections,
             settings,
             admin: raw.admin,
@@ -99,6 +113,27 @@ fn check_voters(raw: &RawCoordinator, problems: &mut Problems) {
             ),
         ),
     }
+}
+
+fn check_enrollment(raw: &RawEnrollment, problems: &mut Problems) -> (Option<HostPort>, Duration) {
+    let lifetime = raw.certificate_lifetime;
+    if !(LIFETIME_MS_MIN..=LIFETIME_MS_MAX).contains(&lifetime.as_millis()) {
+        problems.at(
+            "coordinator.enrollment.certificate_lifetime",
+            "write a time from 10s to 1095d; 365d is the default",
+        );
+    }
+    let listen = match raw.listen.as_str() {
+        "" => None,
+        text => match text.parse::<HostPort>() {
+            Ok(listen) => Some(listen),
+            Err(error) => {
+                problems.at("coordinator.enrollment.listen", error);
+                None
+            }
+        },
+    };
+    (listen, lifetime.duration())
 }
 
 fn check_settings(raw: &RawConfig, problems: &mut Problems) -> Settings {
@@ -132,6 +167,7 @@ fn check_settings(raw: &RawConfig, problems: &mut Problems) -> Settings {
         session_timeout: timeout.duration(),
         default_partitions: raw.topics.default_partitions,
         offsets_topic_partitions: raw.topics.offsets_topic_partitions,
+        first_certificates: Vec::new(),
     }
 }
 
@@ -168,6 +204,7 @@ fn check_tls(raw: &RawTls, problems: &mut Problems) -> Option<ServerTls> {
                         ".cert"
                     }
                 }
+                TlsError::Exposed { .. } => ".key",
                 TlsError::KeyPair { .. } => ".cert",
                 _ => "",
             };

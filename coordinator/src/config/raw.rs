@@ -30,6 +30,7 @@ pub struct RawCoordinator {
     pub data_dir: PathBuf,
     pub listen: String,
     pub tls: RawTls,
+    pub enrollment: RawEnrollment,
     /// The quorum, this coordinator included; empty for this one alone.
     pub voters: Vec<RawVoter>,
 }
@@ -41,6 +42,15 @@ pub struct RawTls {
     pub ca: PathBuf,
     pub cert: PathBuf,
     pub key: PathBuf,
+}
+
+/// How hosts become members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RawEnrollment {
+    /// Where hosts with a token connect; empty for nowhere.
+    pub listen: String,
+    pub certificate_lifetime: Span,
 }
 
 /// One member of the quorum.
@@ -94,6 +104,7 @@ impl Default for RawCoordinator {
             data_dir: "/var/lib/tailway/coordinator".into(),
             listen: "127.0.0.1:9190".into(),
             tls: RawTls::default(),
+            enrollment: RawEnrollment::default(),
             voters: Vec::new(),
         }
     }
@@ -105,6 +116,15 @@ impl Default for RawTls {
             ca: "/etc/tailway/tls/ca.pem".into(),
             cert: "/etc/tailway/tls/coordinator.pem".into(),
             key: "/etc/tailway/tls/coordinator.key".into(),
+        }
+    }
+}
+
+impl Default for RawEnrollment {
+    fn default() -> RawEnrollment {
+        RawEnrollment {
+            listen: String::new(),
+            certificate_lifetime: Span::from_secs(365 * 24 * 3_600),
         }
     }
 }

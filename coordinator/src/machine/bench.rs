@@ -18,6 +18,7 @@ pub(super) fn settings() -> Settings {
         session_timeout: SESSION,
         default_partitions: 1,
         offsets_topic_partitions: 8,
+        first_certificates: Vec::new(),
     }
 }
 

@@ -17,7 +17,9 @@ use tailway_metadata::{BrokerId, ClusterImage, MetadataLogId, MetadataRecord};
 use tailway_wire::ErrorCode;
 
 use super::draft::Draft;
-use super::{Action, Event, Refusal, Reply, Request, RequestId, Settings, brokers, topics};
+use super::{
+    Action, Event, Refusal, Reply, Request, RequestId, Settings, brokers, membership, topics,
+};
 
 /// Requests that may wait for the proposal under way.
 pub const WAITING_MAX: usize = 1_024;
@@ -106,15 +108,17 @@ impl Controller {
         self.image = image;
         self.sessions.clear();
         self.follow_sessions(now);
-        if self.image.offset.0 == 0 {
-            let mut draft = Draft::new(&self.image);
+        let base = Arc::clone(&self.image);
+        let mut draft = Draft::new(&base);
+        if base.offset.0 == 0 {
             draft.push(MetadataRecord::Cluster(ClusterRecord {
                 cluster_id: self.settings.cluster_id.clone(),
                 log_id: fresh_log_id,
             }));
-            let finished = draft.finish();
-            self.propose(finished, Vec::new(), out);
         }
+        membership::adopt(&mut draft, &self.settings.first_certificates);
+        let finished = draft.finish();
+        self.propose(finished, Vec::new(), out);
     }
 
     fn leave_office(&mut self, why: String, out: &mut Vec<Action>) {
@@ -228,6 +232,12 @@ impl Controller {
             Request::DeleteTopics(topics) => Ok(topics::delete(draft, topics)),
             Request::AllocateProducerIds { broker_id, broker_epoch } => {
                 brokers::allocate_producer_ids(draft, *broker_id, *broker_epoch)
+            }
+            Request::CreateToken(new) => membership::create_token(draft, new),
+            Request::RevokeToken(id) => membership::revoke_token(draft, id),
+            Request::Certify(request) => membership::certify(draft, request),
+            Request::RevokeCertificates { which, now } => {
+                membership::revoke_certificates(draft, which, *now)
             }
         }
     }

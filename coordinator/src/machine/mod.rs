@@ -7,12 +7,16 @@ pub mod brokers;
 pub mod controller;
 pub mod draft;
 pub mod election;
+pub mod guesses;
+pub mod membership;
 pub mod topics;
 
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
 mod controller_tests;
+#[cfg(test)]
+mod membership_tests;
 #[cfg(test)]
 mod topics_tests;
 #[cfg(test)]
@@ -23,11 +27,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tailway_metadata::broker::Endpoint;
+use tailway_metadata::enrollment::CertificateRef;
+use tailway_metadata::security::{IssuedCertificate, JoinToken};
+use tailway_metadata::time::WallMs;
 use tailway_metadata::{
     BrokerEpoch, BrokerId, ClusterId, ClusterImage, DirectoryId, IncarnationId, MetadataLogId,
     MetadataRecord, Offset, ProducerId, TopicId,
 };
 use tailway_wire::ErrorCode;
+
+pub use membership::{Certify, Grant, NewToken};
 
 /// What the decisions depend on besides the image.
 #[derive(Clone, Debug)]
@@ -39,6 +48,8 @@ pub struct Settings {
     pub default_partitions: i32,
     /// Partitions of `__consumer_offsets`, if its creator does not say.
     pub offsets_topic_partitions: i32,
+    /// Certificates in force that were made before there was a state to record them in.
+    pub first_certificates: Vec<IssuedCertificate>,
 }
 
 /// Names a request until it is answered.
@@ -87,6 +98,10 @@ pub enum Request {
     CreateTopics(CreateTopics),
     DeleteTopics(Vec<TopicRef>),
     AllocateProducerIds { broker_id: BrokerId, broker_epoch: BrokerEpoch },
+    CreateToken(NewToken),
+    RevokeToken(String),
+    Certify(Certify),
+    RevokeCertificates { which: CertificateRef, now: WallMs },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,11 +156,22 @@ pub enum TopicRef {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    Registered { broker_epoch: BrokerEpoch },
+    Registered {
+        broker_epoch: BrokerEpoch,
+    },
     Heartbeat(HeartbeatReply),
     Created(Vec<Result<CreatedTopic, Refusal>>),
     Deleted(Vec<DeletedTopic>),
-    ProducerIds { start: ProducerId, len: i32 },
+    ProducerIds {
+        start: ProducerId,
+        len: i32,
+    },
+    TokenCreated(JoinToken),
+    TokenRevoked,
+    /// Recorded: it may be signed now.
+    Certified(IssuedCertificate),
+    /// These are revoked, some of them maybe before.
+    CertificatesRevoked(Vec<IssuedCertificate>),
     Refused(Refusal),
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use crate::{BOUNDS, BUGS, CRASHES, POINTS};
+use crate::{BOUNDS, BUGS, CRASHES, GUARDS, POINTS};
 
 /// The variables that arm points in a program under test.
 const FAULTS: &str = "TAILWAY_FAULTS";
@@ -74,7 +74,7 @@ pub fn disarm_all() {
 
 fn planted() -> MutexGuard<'static, Option<&'static str>> {
     static PLANTED: OnceLock<Mutex<Option<&'static str>>> = OnceLock::new();
-    let from = || Mutex::new(from_environment(PLANT, |bug| among(BUGS, "bug", bug).map(Some)));
+    let from = || Mutex::new(from_environment(PLANT, |bug| bug_named(bug).map(Some)));
     PLANTED.get_or_init(from).lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -83,7 +83,7 @@ fn planted() -> MutexGuard<'static, Option<&'static str>> {
 /// # Panics
 /// If there is no such bug.
 pub fn plant(bug: Option<&str>) {
-    let known = |bug| among(BUGS, "bug", bug).unwrap_or_else(|error| panic!("{error}"));
+    let known = |bug| bug_named(bug).unwrap_or_else(|error| panic!("{error}"));
     *planted() = bug.map(known);
 }
 
@@ -113,7 +113,8 @@ pub fn crash(point: &'static str) {
 /// # Panics
 /// If there is no such bug: a renamed one may not pass unnoticed.
 pub fn is_planted(bug: &'static str) -> bool {
-    assert!(BUGS.contains(&bug), "there is no bug `{bug}`; there are {BUGS:?}");
+    let known = BUGS.contains(&bug) || GUARDS.contains(&bug);
+    assert!(known, "there is no bug `{bug}`; there are {BUGS:?} and {GUARDS:?}");
     *planted() == Some(bug)
 }
 
@@ -141,6 +142,10 @@ pub fn check(point: &'static str) -> io::Result<()> {
 }
 
 /// The name as it stands in one of the lists.
+fn bug_named(name: &str) -> Result<&'static str, String> {
+    among(&[BUGS, GUARDS].concat(), "bug", name)
+}
+
 fn among(list: &[&'static str], what: &str, name: &str) -> Result<&'static str, String> {
     let known = list.iter().find(|known| **known == name);
     known.copied().ok_or_else(|| format!("there is no {what} `{name}`; there are {list:?}"))

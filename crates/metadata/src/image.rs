@@ -17,9 +17,13 @@ use crate::record::{
     BrokerRegistrationChangeRecord, MetadataRecord, PartitionChangeRecord, PartitionRecord,
     TopicRecord,
 };
+use crate::security::{IssuedCertificate, JoinToken, Security};
 
 /// Version of the snapshot encoding.
-const SNAPSHOT_VERSION: u32 = 0;
+const SNAPSHOT_VERSION: u32 = 1;
+/// The version before tokens and certificates were in it: still written while there are none, so that an older Tailway
+/// starts on it.
+const SNAPSHOT_VERSION_WITHOUT_SECURITY: u32 = 0;
 
 /// One partition: where it lies and who leads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +69,8 @@ pub struct ClusterImage {
     pub brokers: BTreeMap<BrokerId, Broker>,
     /// The first producer id that nobody was given yet.
     pub next_producer_id: ProducerId,
+    /// Tokens and certificates. Behind `Arc` for the same reason as topics.
+    pub security: Arc<Security>,
     topics: BTreeMap<Arc<str>, Arc<Topic>>,
     topic_names: BTreeMap<TopicId, Arc<str>>,
 }
@@ -98,7 +104,7 @@ struct VersionOnly {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct SnapshotV0 {
+struct Snapshot {
     version: u32,
     cluster_id: ClusterId,
     log_id: MetadataLogId,
@@ -106,6 +112,10 @@ struct SnapshotV0 {
     next_producer_id: ProducerId,
     brokers: Vec<Broker>,
     topics: Vec<Arc<Topic>>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<JoinToken>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    certificates: Vec<IssuedCertificate>,
 }
 
 impl ClusterImage {
@@ -182,6 +192,19 @@ impl ClusterImage {
                     ));
                 }
                 self.next_producer_id = record.next_producer_id;
+            }
+            MetadataRecord::Token(token) => Arc::make_mut(&mut self.security).put_token(token)?,
+            MetadataRecord::RemoveToken(record) => {
+                let removed = Arc::make_mut(&mut self.security).tokens.remove(&record.id);
+                removed.ok_or_else(|| format!("token {} is not known", record.id))?;
+            }
+            MetadataRecord::Certificate(issued) => {
+                Arc::make_mut(&mut self.security).put_certificate(issued)?;
+            }
+            MetadataRecord::RemoveCertificate(record) => {
+                let certificates = &mut Arc::make_mut(&mut self.security).certificates;
+                let removed = certificates.remove(&record.serial);
+                removed.ok_or_else(|| format!("certificate {} is not known", record.serial))?;
             }
         }
         Ok(())
@@ -281,14 +304,20 @@ impl ClusterImage {
 
     /// The image as bytes: versioned JSON, the same bytes for equal images.
     pub fn encode_snapshot(&self) -> Vec<u8> {
-        let snapshot = SnapshotV0 {
-            version: SNAPSHOT_VERSION,
+        let snapshot = Snapshot {
+            version: if self.security.is_empty() {
+                SNAPSHOT_VERSION_WITHOUT_SECURITY
+            } else {
+                SNAPSHOT_VERSION
+            },
             cluster_id: self.cluster_id.clone(),
             log_id: self.log_id,
             offset: self.offset,
             next_producer_id: self.next_producer_id,
             brokers: self.brokers.values().cloned().collect(),
             topics: self.topics.values().cloned().collect(),
+            tokens: self.security.tokens.values().cloned().collect(),
+            certificates: self.security.certificates.values().cloned().collect(),
         };
         serde_json::to_vec(&snapshot)
             .unwrap_or_else(|error| panic!("an image is always JSON: {error}"))
@@ -300,13 +329,14 @@ impl ClusterImage {
         if version > SNAPSHOT_VERSION {
             return Err(SnapshotError::UnknownVersion { version });
         }
-        let snapshot: SnapshotV0 = serde_json::from_slice(bytes)?;
+        let snapshot: Snapshot = serde_json::from_slice(bytes)?;
         let mut image = ClusterImage {
             cluster_id: snapshot.cluster_id,
             log_id: snapshot.log_id,
             offset: snapshot.offset,
             next_producer_id: snapshot.next_producer_id,
             brokers: BTreeMap::new(),
+            security: Arc::new(security_of(snapshot.tokens, snapshot.certificates)?),
             topics: BTreeMap::new(),
             topic_names: BTreeMap::new(),
         };
@@ -363,6 +393,20 @@ impl ClusterImage {
             panic!("cluster image at offset {}: {what}", self.offset);
         }
     }
+}
+
+fn security_of(
+    tokens: Vec<JoinToken>,
+    certificates: Vec<IssuedCertificate>,
+) -> Result<Security, SnapshotError> {
+    let mut security = Security::default();
+    for token in tokens {
+        security.put_token(&token).map_err(SnapshotError::Inconsistent)?;
+    }
+    for certificate in certificates {
+        security.put_certificate(&certificate).map_err(SnapshotError::Inconsistent)?;
+    }
+    Ok(security)
 }
 
 #[cfg(test)]

@@ -7,9 +7,12 @@
 
 pub mod broker;
 pub mod control;
+pub mod enrollment;
 pub mod ids;
 pub mod image;
 pub mod record;
+pub mod secret;
+pub mod security;
 pub mod time;
 pub mod topic;
 pub mod topic_config;
@@ -20,3 +23,5 @@ pub use ids::{
 };
 pub use image::ClusterImage;
 pub use record::MetadataRecord;
+pub use secret::Secret;
+pub use security::Role;

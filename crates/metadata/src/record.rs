@@ -14,6 +14,7 @@ use crate::ids::{
     BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, MetadataLogId, PartitionIndex, ProducerId,
     TopicId,
 };
+use crate::security::{IssuedCertificate, JoinToken, Serial};
 
 /// One change of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +28,10 @@ pub enum MetadataRecord {
     PartitionChange(PartitionChangeRecord),
     RemoveTopic(RemoveTopicRecord),
     ProducerIds(ProducerIdsRecord),
+    Token(JoinToken),
+    RemoveToken(RemoveTokenRecord),
+    Certificate(IssuedCertificate),
+    RemoveCertificate(RemoveCertificateRecord),
 }
 
 /// The first record of a stream: whose it is.
@@ -100,6 +105,20 @@ pub struct ProducerIdsRecord {
     pub broker_id: BrokerId,
     pub broker_epoch: BrokerEpoch,
     pub next_producer_id: ProducerId,
+}
+
+/// A token is gone: revoked, or expired and forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveTokenRecord {
+    pub id: String,
+}
+
+/// A certificate has expired and is forgotten.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RemoveCertificateRecord {
+    pub serial: Serial,
 }
 
 /// Why a record could not be read.
@@ -188,6 +207,10 @@ record_table! {
     PartitionChange, "PartitionChangeRecord", 0;
     RemoveTopic, "RemoveTopicRecord", 0;
     ProducerIds, "ProducerIdsRecord", 0;
+    Token, "TokenRecord", 0;
+    RemoveToken, "RemoveTokenRecord", 0;
+    Certificate, "CertificateRecord", 0;
+    RemoveCertificate, "RemoveCertificateRecord", 0;
 }
 
 fn check_version(envelope: &EnvelopeIn<'_>, known: u32) -> Result<(), RecordError> {
@@ -229,6 +252,8 @@ mod tests {
     use super::*;
     use crate::broker::{Endpoint, SecurityProtocol};
     use crate::ids::{DirectoryId, IncarnationId};
+    use crate::security::{Role, Sha256};
+    use crate::time::WallMs;
 
     const TOPIC: TopicId = TopicId(Uuid::from_u128(7));
 
@@ -312,6 +337,41 @@ mod tests {
                     next_producer_id: ProducerId(1_000),
                 }),
                 r#"{"type":"ProducerIdsRecord","version":0,"data":{"broker_id":3,"broker_epoch":4,"next_producer_id":1000}}"#,
+            ),
+            (
+                MetadataRecord::Token(JoinToken {
+                    id: "1a".into(),
+                    role: Role::Agent,
+                    secret_sha256: Sha256([0xAB; 32]),
+                    expires: WallMs(5),
+                    uses: 2,
+                    used: 1,
+                    created_by: "admin root".into(),
+                }),
+                r#"{"type":"TokenRecord","version":0,"data":{"id":"1a","role":"agent","secret_sha256":"abababababababababababababababababababababababababababababababab","expires":5,"uses":2,"used":1,"created_by":"admin root"}}"#,
+            ),
+            (
+                MetadataRecord::RemoveToken(RemoveTokenRecord { id: "1a".into() }),
+                r#"{"type":"RemoveTokenRecord","version":0,"data":{"id":"1a"}}"#,
+            ),
+            (
+                MetadataRecord::Certificate(IssuedCertificate {
+                    serial: Serial("01ab".into()),
+                    role: Role::Broker,
+                    id: "3".into(),
+                    names: vec!["b3.example".into()],
+                    not_before: WallMs(5),
+                    not_after: WallMs(6),
+                    issued_by: "token 1a".into(),
+                    revoked: Some(WallMs(6)),
+                }),
+                r#"{"type":"CertificateRecord","version":0,"data":{"serial":"01ab","role":"broker","id":"3","names":["b3.example"],"not_before":5,"not_after":6,"issued_by":"token 1a","revoked":6}}"#,
+            ),
+            (
+                MetadataRecord::RemoveCertificate(RemoveCertificateRecord {
+                    serial: Serial("01ab".into()),
+                }),
+                r#"{"type":"RemoveCertificateRecord","version":0,"data":{"serial":"01ab"}}"#,
             ),
         ]
     }

@@ -69,7 +69,7 @@ pub async fn dial(
         over_tls: tls.is_some(),
         tried,
         failure,
-        ca: tls.map(|tls| tls.files.ca.display().to_string()),
+        ca: tls.map(|tls| tls.ca.to_string()),
         has_certificate: tls.is_some_and(ClientTls::has_certificate),
     })
 }
@@ -222,6 +222,9 @@ impl DialError {
         let at = &self.address;
         let ca = self.ca.as_deref().unwrap_or("CA");
         match failure {
+            TlsFailure::NotPinned => {
+                "make a new token on that coordinator (tailway token create), or correct the address".into()
+            }
             TlsFailure::UnknownIssuer => format!(
                 "is {ca} the CA of this cluster? `openssl s_client -connect {at} -showcerts` shows \
                  who signed the certificate"

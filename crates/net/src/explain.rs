@@ -8,6 +8,8 @@ use std::io;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
+use crate::pin::NotPinned;
+
 /// Which end of the connection we are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -24,6 +26,12 @@ pub enum TlsFailure {
     Closed,
     /// The peer's certificate is signed by nobody we trust.
     UnknownIssuer,
+    /// The server does not present the CA that a token pins.
+    NotPinned,
+    /// The peer's certificate was revoked.
+    Revoked,
+    /// The peer's certificate is not for this use (its extended key usage).
+    WrongUse,
     /// The peer's certificate is for other names.
     NameMismatch {
         expected: String,
@@ -106,6 +114,11 @@ impl TlsFailure {
             CertificateError::NotValidYet => {
                 Self::NotValidYet { clocks: "it is not valid yet".into() }
             }
+            CertificateError::Revoked => Self::Revoked,
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                Self::WrongUse
+            }
+            CertificateError::Other(other) if other.0.is::<NotPinned>() => Self::NotPinned,
             other => Self::Other(format!("its certificate is not accepted: {other}")),
         }
     }
@@ -143,6 +156,13 @@ impl TlsFailure {
             Self::Closed => format!("the {peer} closed the connection during the TLS handshake"),
             Self::UnknownIssuer => {
                 format!("the {peer}'s certificate is not signed by the configured CA")
+            }
+            Self::NotPinned => format!(
+                "the {peer} does not show the CA that the token names: the token is of another cluster, or this is not its coordinator"
+            ),
+            Self::Revoked => format!("the {peer}'s certificate was revoked"),
+            Self::WrongUse => {
+                format!("the {peer}'s certificate is not for use by a {peer} (extended key usage)")
             }
             Self::NameMismatch { expected, presented } if presented.is_empty() => {
                 format!("the {peer}'s certificate names no host, and not `{expected}`")

@@ -126,6 +126,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.started
     }
 
+    /// The stream itself, to write to.
+    pub fn inner_mut(&mut self) -> &mut R {
+        &mut self.inner
+    }
+
     pub fn into_inner(self) -> R {
         self.inner
     }

@@ -11,11 +11,13 @@
 
 pub mod address;
 pub mod backoff;
+pub mod certificate_request;
 pub mod dial;
 pub mod explain;
 pub mod frame_io;
 pub mod listen;
 pub mod peer;
+pub mod pin;
 pub mod port_holder;
 pub mod rpc;
 #[cfg(feature = "sim")]

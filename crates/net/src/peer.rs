@@ -5,6 +5,7 @@
 //! this is read; bytes are still treated as hostile (no index, no trust in lengths).
 
 use rustls_pki_types::CertificateDer;
+use tailway_metadata::security::Serial;
 use webpki::EndEntityCert;
 
 /// A name of the form `spiffe://<cluster>/<role>/<id>`.
@@ -20,6 +21,8 @@ pub struct SpiffeId {
 pub struct PeerIdentity {
     pub spiffe: Option<SpiffeId>,
     pub common_name: Option<String>,
+    /// The certificate's serial number; empty where identities are given without certificates.
+    pub serial: Serial,
 }
 
 impl SpiffeId {
@@ -44,7 +47,11 @@ impl PeerIdentity {
         let parsed = EndEntityCert::try_from(certificate).ok()?;
         let spiffe = parsed.valid_uri_names().find_map(SpiffeId::parse);
         let common_name = common_name(parsed.subject());
-        (spiffe.is_some() || common_name.is_some()).then_some(Self { spiffe, common_name })
+        (spiffe.is_some() || common_name.is_some()).then(|| Self {
+            spiffe,
+            common_name,
+            serial: Serial::of(parsed.serial()),
+        })
     }
 
     /// Whether the certificate names a member of `cluster` with the given role.

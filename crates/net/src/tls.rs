@@ -3,7 +3,8 @@
 //! The provider (aws-lc-rs) is named explicitly, so that linking a second one can never change or
 //! break ours. Every error names the file and what is wrong with it. There is no way to switch
 //! off the check of a server's certificate or name; [`ClientTlsFiles::server_name`] only says
-//! which name to expect. A private key that others may read is a warning in the log.
+//! which name to expect. A private key that others
+//! may read is refused.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,8 +16,13 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tailway_metadata::security::Sha256;
 
 use crate::address::HostPort;
+use crate::pin::PinnedCa;
+
+/// A key may be read by its group (as Debian's ssl-cert), by nobody else, and changed by its owner alone.
+const KEY_MODE_MASK: u32 = 0o037;
 
 /// What a listener asks of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,7 +69,9 @@ pub struct ServerTls {
 #[derive(Clone)]
 pub struct ClientTls {
     pub(crate) config: Arc<ClientConfig>,
-    pub(crate) files: Arc<ClientTlsFiles>,
+    /// Whom it trusts, for hints: the CA's file, or where else the CA is named.
+    pub(crate) ca: Arc<str>,
+    has_certificate: bool,
     server_name: Option<ServerName<'static>>,
 }
 
@@ -86,6 +94,11 @@ pub enum TlsError {
     NoClientCa,
     #[error("`{name}` is no server name")]
     ServerName { name: String },
+    #[error(
+        "the private key {path} may be read or changed by others (mode {mode:04o}): chmod 0600 {path}",
+        path = path.display()
+    )]
+    Exposed { path: PathBuf, mode: u32 },
     #[error("TLS cannot be set up: {0}")]
     Setup(rustls::Error),
 }
@@ -120,6 +133,23 @@ impl ServerTls {
         Ok(Self { config: Arc::new(config), client_auth: files.client_auth })
     }
 
+    /// For an endpoint that asks for no certificate and shows its CA, which the client knows by its hash alone.
+    pub fn showing_ca(
+        cert: &Path,
+        key: &Path,
+        ca: CertificateDer<'static>,
+    ) -> Result<Self, TlsError> {
+        let mut chain = read_certificates("certificate", cert)?;
+        chain.push(ca);
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?
+            .with_no_client_auth()
+            .with_single_cert(chain, read_key(key)?)
+            .map_err(|cause| key_pair(cert, key, &cause))?;
+        Ok(Self { config: Arc::new(config), client_auth: ClientAuth::None })
+    }
+
     pub fn client_auth(&self) -> ClientAuth {
         self.client_auth
     }
@@ -147,7 +177,29 @@ impl ClientTls {
             Some(name) => Some(parse_name(name)?),
             None => None,
         };
-        Ok(Self { config: Arc::new(config), files: Arc::new(files.clone()), server_name })
+        Ok(Self {
+            config: Arc::new(config),
+            ca: files.ca.display().to_string().into(),
+            has_certificate: files.cert.is_some(),
+            server_name,
+        })
+    }
+
+    /// Trusts the CA with this hash alone, which the server has to present: for the first connection of a host that has
+    /// nothing but a token. Chain, validity and name are checked as always.
+    pub fn pinned(ca: Sha256) -> Result<Self, TlsError> {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Setup)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(PinnedCa::new(ca, provider())))
+            .with_no_client_auth();
+        Ok(Self {
+            config: Arc::new(config),
+            ca: "the token's CA".into(),
+            has_certificate: false,
+            server_name: None,
+        })
     }
 
     /// The name that the certificate of the server at `address` must carry.
@@ -160,7 +212,7 @@ impl ClientTls {
 
     /// Whether a client certificate is configured.
     pub fn has_certificate(&self) -> bool {
-        self.files.cert.is_some()
+        self.has_certificate
     }
 }
 
@@ -172,7 +224,7 @@ impl fmt::Debug for ServerTls {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTls").field("files", &self.files).finish_non_exhaustive()
+        f.debug_struct("ClientTls").field("ca", &self.ca).finish_non_exhaustive()
     }
 }
 
@@ -219,28 +271,28 @@ fn read_certificates(
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
     let pem = read("key", path)?;
-    warn_if_others_may_read(path);
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|cause| match cause {
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|cause| match cause {
         PemError::NoItemsFound => {
             TlsError::Empty { what: "private key", marker: "PRIVATE KEY", path: path.into() }
         }
         cause => TlsError::Pem { what: "key", path: path.into(), cause },
-    })
+    })?;
+    check_private(path, KEY_MODE_MASK)?;
+    Ok(key)
 }
 
 fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
     std::fs::read(path).map_err(|cause| TlsError::Read { what, path: path.into(), cause })
 }
 
-fn warn_if_others_may_read(path: &Path) {
+/// That nobody else may read or change a private key: none of the bits of `mask` is set.
+pub fn check_private(path: &Path, mask: u32) -> Result<(), TlsError> {
     use std::os::unix::fs::PermissionsExt;
-    let Ok(meta) = std::fs::metadata(path) else { return };
+    // In a simulation there is no such file; whoever reads it finds that out.
+    let Ok(meta) = std::fs::metadata(path) else { return Ok(()) };
     let mode = meta.permissions().mode() & 0o777;
-    if mode & 0o007 != 0 {
-        tracing::warn!(
-            path = %path.display(),
-            mode = format!("{mode:04o}"),
-            "this private key may be read by every user of the host: chmod 0640 or 0600"
-        );
+    if mode & mask == 0 || tailway_faults::is_planted("net.exposed_key_accepted") {
+        return Ok(());
     }
+    Err(TlsError::Exposed { path: path.into(), mode })
 }

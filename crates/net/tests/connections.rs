@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,7 +56,9 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        let path = self.path(&format!("{name}.key"));
+        std::fs::write(&path, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
         self
     }
 
@@ -364,4 +367,35 @@ fn unusable_tls_files_are_named() {
     };
     let error = ServerTls::load(&files).unwrap_err().to_string();
     assert!(error.contains("no CA is named"), "{error}");
+}
+
+#[test]
+fn a_key_that_others_may_read_is_refused_with_the_command() {
+    let authority = Authority::new();
+    authority.sign("a", |_| {});
+    let files = ServerTlsFiles {
+        cert: authority.path("a.pem"),
+        key: authority.path("a.key"),
+        client_ca: None,
+        client_auth: ClientAuth::None,
+    };
+    for (mode, good) in [
+        (0o600, true),
+        (0o400, true),
+        (0o640, true),
+        (0o660, false),
+        (0o650, false),
+        (0o604, false),
+        (0o602, false),
+        (0o644, false),
+    ] {
+        std::fs::set_permissions(&files.key, PermissionsExt::from_mode(mode)).unwrap();
+        match ServerTls::load(&files) {
+            Ok(_) => assert!(good, "{mode:o}"),
+            Err(error) => {
+                let command = format!("(mode {mode:04o}): chmod 0600 {}", files.key.display());
+                assert!(!good && error.to_string().contains(&command), "{mode:o}: {error}");
+            }
+        }
+    }
 }

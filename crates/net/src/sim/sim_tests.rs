@@ -28,7 +28,10 @@ where
         clear();
         for (host, last) in [(A, 1), (B, 2)] {
             add(host);
-            let identity = PeerIdentity { spiffe: None, common_name: Some(format!("host-{last}")) };
+            let identity = PeerIdentity {
+                common_name: Some(format!("host-{last}")),
+                ..PeerIdentity::default()
+            };
             add_host(host, IpAddr::from([10, 0, 0, last]), Some(identity));
         }
         set_delay_ms(A, B, 5..=9);

@@ -164,7 +164,7 @@ macro_rules! all_kinds {
             // The Fetch response is written by hand; its generated twin is not used.
             all.retain(|kind| kind.is_request || kind.api != ApiKey::Fetch);
             let missing: Vec<_> = ApiKey::all()
-                .filter(|api| !matches!(api, ApiKey::Produce | ApiKey::FollowMetadata))
+                .filter(|api| *api != ApiKey::Produce && !api.is_private())
                 .filter(|api| all.iter().all(|kind| kind.api != *api))
                 .collect();
             assert!(missing.is_empty(), "add the request type of {missing:?} to all_kinds");

@@ -1,0 +1,170 @@
+//! A member's papers in a directory: ca.pem, cert.pem, cert.key and identity.json, which says whose they are.
+//!
+//! All files are 0600 in a directory of 0700, each replaced as a whole. The key is written before the certificate: a
+//! directory that was left half way has no certificate, and is refused as such.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use tailway_metadata::security::{Role, Serial};
+use tailway_metadata::time::WallMs;
+use tailway_metadata::{ClusterId, Secret};
+use tailway_net::{ClientTls, ClientTlsFiles, HostPort};
+use tailway_storage::{Disk, FsDisk, atomic_replace};
+
+/// Where `coordinator init` puts the first admin's identity.
+pub(super) const ADMIN_DIR: &str = "/etc/tailway/admin";
+const FILE: &str = "identity.json";
+
+/// What identity.json says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Identity {
+    pub(super) version: u32,
+    pub(super) cluster_id: ClusterId,
+    pub(super) role: Role,
+    pub(super) id: String,
+    pub(super) serial: Serial,
+    pub(super) not_after: WallMs,
+    /// The coordinator's mTLS listener, for those who call it.
+    pub(super) coordinator: HostPortText,
+}
+
+/// An address as text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct HostPortText(String);
+
+impl HostPortText {
+    pub(super) fn of(address: &HostPort) -> HostPortText {
+        HostPortText(address.to_string())
+    }
+
+    pub(super) fn parse(&self) -> Result<HostPort> {
+        self.0.parse().with_context(|| format!("`{}`", self.0))
+    }
+}
+
+/// Where each file of a directory is.
+#[derive(Debug, Clone)]
+pub(super) struct Papers {
+    pub(super) dir: PathBuf,
+}
+
+impl Papers {
+    pub(super) fn in_dir(dir: &Path) -> Result<Papers> {
+        let dir = std::path::absolute(dir).with_context(|| dir.display().to_string())?;
+        Ok(Papers { dir })
+    }
+
+    pub(super) fn ca(&self) -> PathBuf {
+        self.dir.join("ca.pem")
+    }
+
+    pub(super) fn cert(&self) -> PathBuf {
+        self.dir.join("cert.pem")
+    }
+
+    pub(super) fn key(&self) -> PathBuf {
+        self.dir.join("cert.key")
+    }
+
+    /// Makes the directory, which must have no papers yet: they are never overwritten.
+    pub(super) fn prepare(&self) -> Result<()> {
+        if FsDisk.exists(&self.cert())? {
+            bail!(
+                "{} is there already: this host has an identity\n  next: use it, or move {} away",
+                self.cert().display(),
+                self.dir.display()
+            );
+        }
+        FsDisk.create_dir_all(&self.dir)?;
+        // Found out now, not after a token has been used.
+        self.put("key.tmp-check", "")?;
+        FsDisk.remove_file(&self.dir.join("key.tmp-check"))?;
+        Ok(())
+    }
+
+    pub(super) fn write(
+        &self,
+        key_pem: &Secret,
+        certificate_pem: &str,
+        ca_pem: &str,
+        identity: &Identity,
+    ) -> Result<()> {
+        self.put("cert.key", key_pem.expose())?;
+        self.put("ca.pem", ca_pem)?;
+        self.put(FILE, &serde_json::to_string_pretty(identity)?)?;
+        self.put("cert.pem", certificate_pem)
+    }
+
+    /// Writes one file of the directory.
+    pub(super) fn put(&self, file: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        let path = self.dir.join(file);
+        atomic_replace(&FsDisk, &path, content.as_ref())
+            .with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// Whose papers these are.
+    pub(super) fn identity(&self) -> Result<Identity> {
+        let path = self.dir.join(FILE);
+        let text = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "cannot read {}\n  next: `tailway coordinator init` makes the first admin's identity, `tailway cert issue --role admin NAME` more; name its directory with --identity",
+                path.display()
+            )
+        })?;
+        serde_json::from_str(&text).with_context(|| path.display().to_string())
+    }
+
+    pub(super) fn tls(&self) -> Result<ClientTls> {
+        let files = ClientTlsFiles {
+            ca: self.ca(),
+            cert: Some(self.cert()),
+            key: Some(self.key()),
+            server_name: None,
+        };
+        Ok(ClientTls::load(&files)?)
+    }
+}
+
+/// This host's name, as it calls itself.
+pub(super) fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn papers_are_their_owners_alone_and_never_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let papers = Papers::in_dir(&dir.path().join("a/b")).unwrap();
+        papers.prepare().unwrap();
+        papers.prepare().unwrap();
+        let identity = Identity {
+            version: 0,
+            cluster_id: ClusterId("c".into()),
+            role: Role::Admin,
+            id: "root".into(),
+            serial: Serial("07".into()),
+            not_after: WallMs(5),
+            coordinator: HostPortText::of(&HostPort::new("c", 9190)),
+        };
+        papers.write(&Secret::new("k"), "c", "ca", &identity).unwrap();
+        assert_eq!(papers.identity().unwrap(), identity);
+        assert_eq!(identity.coordinator.parse().unwrap(), HostPort::new("c", 9190));
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&papers.dir), 0o700);
+        for entry in std::fs::read_dir(&papers.dir).unwrap() {
+            let path = entry.unwrap().path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+        let error = papers.prepare().unwrap_err().to_string();
+        assert!(error.contains("cert.pem is there already"), "{error}");
+    }
+}

@@ -1,0 +1,346 @@
+//! The cluster's own CA: its key and certificate on this host, and what it signs.
+//!
+//! The key lies in the coordinator's data directory, readable by its user alone, and leaves it never: neither the Raft log
+//! nor the record stream has it. What was issued is in both. A certificate says `spiffe://<cluster>/<role>/<id>`; only those
+//! of coordinators and brokers name hosts and may serve, so that an agent's key cannot pose as a broker.
+//! Invariant: the key is the last file that [`Authority::create`] writes: a directory with a key is whole.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use tailway_metadata::security::{IssuedCertificate, Role, Serial, Sha256};
+use tailway_metadata::time::WallMs;
+use tailway_metadata::{ClusterId, Secret};
+use tailway_net::pin::sha256;
+use tailway_storage::{Disk, OpenMode, StorageError, atomic_replace};
+use time::OffsetDateTime;
+
+/// The CA's directory within the coordinator's data directory.
+pub const DIR: &str = "ca";
+pub const CERTIFICATE_FILE: &str = "ca.pem";
+const KEY_FILE: &str = "ca.key";
+/// Certificates that were made before the first start, for the coordinator to record.
+const FIRST_FILE: &str = "first.json";
+const BYTES_MAX: u64 = 1 << 20;
+/// Life of the CA: ten years.
+const CA_LIFE: Duration = Duration::from_hours(24 * 3_650);
+/// For clocks that are a little behind.
+const BACKDATED: Duration = Duration::from_mins(10);
+
+/// The CA, ready to sign.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    pem: String,
+}
+
+/// Why there is no CA to sign with.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    #[error(transparent)]
+    Disk(#[from] StorageError),
+    #[error("{} cannot be used: {cause}", path.display())]
+    Damaged { path: PathBuf, cause: String },
+    #[error("there is a CA in {} already", dir.display())]
+    Exists { dir: PathBuf },
+    #[error("{}", .0)]
+    Exposed(tailway_net::TlsError),
+    #[error("cannot sign: {0}")]
+    Sign(#[from] rcgen::Error),
+    #[error("{0:?} is no name of a host")]
+    Name(String),
+    #[error("the moment {0} is outside the calendar")]
+    Moment(WallMs),
+}
+
+impl Authority {
+    /// Makes a CA in `dir`, which has none. Blocks.
+    pub fn create(
+        disk: &dyn Disk,
+        dir: &Path,
+        cluster: &ClusterId,
+        now: WallMs,
+    ) -> Result<Authority, AuthorityError> {
+        if disk.exists(&dir.join(KEY_FILE))? {
+            return Err(AuthorityError::Exists { dir: dir.to_owned() });
+        }
+        disk.create_dir_all(dir)?;
+        let key = KeyPair::generate()?;
+        let secret = Secret::new(key.serialize_pem());
+        let mut params = CertificateParams::default();
+        params.not_before = moment(earlier(now, BACKDATED))?;
+        params.not_after = moment(later(now, CA_LIFE))?;
+        params.distinguished_name = name_of(&format!("Tailway CA of {cluster}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.serial_number = Some(SerialNumber::from_slice(&fresh_serial()));
+        let certificate = params.self_signed(&key)?;
+        let pem = certificate.pem();
+        atomic_replace(disk, &dir.join(FIRST_FILE), b"[]")?;
+        atomic_replace(disk, &dir.join(CERTIFICATE_FILE), pem.as_bytes())?;
+        atomic_replace(disk, &dir.join(KEY_FILE), secret.expose().as_bytes())?;
+        let certificate = certificate.der().clone();
+        Ok(Authority { issuer: Issuer::new(params, key), certificate, pem })
+    }
+
+    /// The CA in `dir`, if there is one. Blocks.
+    pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Option<Authority>, AuthorityError> {
+        let key_path = dir.join(KEY_FILE);
+        let Some(key) = read(disk, &key_path)? else { return Ok(None) };
+        tailway_net::tls::check_private(&key_path, 0o077).map_err(AuthorityError::Exposed)?;
+        let key = Secret::new(key);
+        let path = dir.join(CERTIFICATE_FILE);
+        let damaged =
+            |path: &Path, cause: String| AuthorityError::Damaged { path: path.to_owned(), cause };
+        let pem = read(disk, &path)?.ok_or_else(|| damaged(&path, "it is missing".into()))?;
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes())
+            .map_err(|error| damaged(&path, error.to_string()))?;
+        let key = KeyPair::from_pem(key.expose())
+            .map_err(|error| damaged(&key_path, error.to_string()))?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key)
+            .map_err(|error| damaged(&path, error.to_string()))?;
+        Ok(Some(Authority { issuer, certificate, pem }))
+    }
+
+    /// The CA's certificate in PEM, which members trust.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    pub fn certificate(&self) -> &CertificateDer<'static> {
+        &self.certificate
+    }
+
+    /// What tokens pin.
+    pub fn sha256(&self) -> Sha256 {
+        sha256(&self.certificate)
+    }
+
+    /// Signs what was decided, for the owner of `key`. PEM.
+    pub fn sign(
+        &self,
+        cluster: &ClusterId,
+        issued: &IssuedCertificate,
+        key: &impl PublicKeyData,
+    ) -> Result<String, AuthorityError> {
+        let mut params = CertificateParams::default();
+        params.not_before = moment(issued.not_before)?;
+        params.not_after = moment(issued.not_after)?;
+        let serial = issued.serial.octets().unwrap_or_default();
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        params.distinguished_name = name_of(&format!("{} {}", issued.role, issued.id));
+        let uri = format!("spiffe://{cluster}/{}/{}", issued.role, issued.id);
+        params.subject_alt_names = vec![SanType::URI(uri.as_str().try_into()?)];
+        for name in &issued.names {
+            params.subject_alt_names.push(host_name(name)?);
+        }
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        if issued.role.is_server() {
+            params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
+        }
+        params.use_authority_key_identifier_extension = true;
+        Ok(params.signed_by(key, &self.issuer)?.pem())
+    }
+}
+
+/// No key in it.
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("sha256", &self.sha256()).finish_non_exhaustive()
+    }
+}
+
+/// A certificate that is made where the CA is, before its coordinator runs.
+pub fn first_certificate(
+    role: Role,
+    id: &str,
+    names: &[String],
+    now: WallMs,
+    life: Duration,
+) -> IssuedCertificate {
+    let (not_before, not_after) = validity(now, life);
+    IssuedCertificate {
+        serial: Serial::of(&fresh_serial()),
+        role,
+        id: id.to_owned(),
+        names: names.to_vec(),
+        not_before,
+        not_after,
+        issued_by: "init".to_owned(),
+        revoked: None,
+    }
+}
+
+/// Has the coordinator record these when it starts. Blocks.
+pub fn save_first(
+    disk: &dyn Disk,
+    dir: &Path,
+    first: &[IssuedCertificate],
+) -> Result<(), AuthorityError> {
+    Ok(atomic_replace(disk, &dir.join(FIRST_FILE), &tailway_metadata::enrollment::to_json(&first))?)
+}
+
+/// What [`save_first`] wrote, without what has expired. Blocks.
+pub fn load_first(
+    disk: &dyn Disk,
+    dir: &Path,
+    now: WallMs,
+) -> Result<Vec<IssuedCertificate>, AuthorityError> {
+    let path = dir.join(FIRST_FILE);
+    let Some(text) = read(disk, &path)? else { return Ok(Vec::new()) };
+    let mut first: Vec<IssuedCertificate> = serde_json::from_str(&text)
+        .map_err(|error| AuthorityError::Damaged { path, cause: error.to_string() })?;
+    first.retain(|issued| now < issued.not_after);
+    Ok(first)
+}
+
+/// From a little before `now`, for `life`.
+pub fn validity(now: WallMs, life: Duration) -> (WallMs, WallMs) {
+    (earlier(now, BACKDATED), later(now, life))
+}
+
+/// A serial number that nobody else has: 122 random bits (RFC 5280 asks for at most 160).
+pub fn fresh_serial() -> [u8; 16] {
+    tailway_runtime::uuid().into_bytes()
+}
+
+/// A DNS name or an IP address as it stands in a certificate. Wildcards are none.
+pub fn host_name(name: &str) -> Result<SanType, AuthorityError> {
+    let wrong = || AuthorityError::Name(name.to_owned());
+    if let Ok(address) = name.parse() {
+        return Ok(SanType::IpAddress(address));
+    }
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+    };
+    if name.len() > 253 || !name.split('.').all(label) {
+        return Err(wrong());
+    }
+    Ok(SanType::DnsName(name.try_into().map_err(|_| wrong())?))
+}
+
+fn name_of(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "Tailway");
+    name.push(DnType::CommonName, common_name);
+    name
+}
+
+fn earlier(now: WallMs, span: Duration) -> WallMs {
+    WallMs(now.0.saturating_sub_unsigned(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn later(now: WallMs, span: Duration) -> WallMs {
+    WallMs(now.0.saturating_add_unsigned(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+}
+
+fn moment(at: WallMs) -> Result<OffsetDateTime, AuthorityError> {
+    // X.509 counts seconds.
+    OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1_000))
+        .map_err(|_| AuthorityError::Moment(at))
+}
+
+fn read(disk: &dyn Disk, path: &Path) -> Result<Option<String>, AuthorityError> {
+    let damaged = |cause: String| AuthorityError::Damaged { path: path.to_owned(), cause };
+    let file = match disk.open(path, OpenMode::Read) {
+        Ok(file) => file,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let len = file.len()?;
+    if len > BYTES_MAX {
+        return Err(damaged(format!("it has {len} bytes")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    String::from_utf8(bytes).map(Some).map_err(|_| damaged("it is no text".into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tailway_net::PeerIdentity;
+    use tailway_storage::FsDisk;
+
+    use super::*;
+
+    const NOW: WallMs = WallMs(1_790_000_000_000);
+    const DAY: Duration = Duration::from_hours(24);
+
+    fn cluster() -> ClusterId {
+        ClusterId("c1".into())
+    }
+
+    #[test]
+    fn a_ca_is_made_once_and_signs_the_same_after_it_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca");
+        assert!(Authority::open(&FsDisk, &path).unwrap().is_none());
+        let made = Authority::create(&FsDisk, &path, &cluster(), NOW).unwrap();
+        let read = Authority::open(&FsDisk, &path).unwrap().unwrap();
+        assert_eq!((made.sha256(), made.pem()), (read.sha256(), read.pem()));
+        let again = Authority::create(&FsDisk, &path, &cluster(), NOW).unwrap_err();
+        assert!(matches!(again, AuthorityError::Exists { .. }), "{again}");
+        let issued = first_certificate(
+            Role::Broker,
+            "3",
+            &["b3.example".into(), "10.0.0.3".into()],
+            NOW,
+            DAY,
+        );
+        let key = KeyPair::generate().unwrap();
+        for authority in [made, read] {
+            let pem = authority.sign(&cluster(), &issued, &key).unwrap();
+            let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+            let identity = PeerIdentity::from_certificate(&der).unwrap();
+            assert_eq!(identity.to_string(), "spiffe://c1/broker/3");
+            assert_eq!(identity.serial, issued.serial);
+        }
+    }
+
+    #[test]
+    fn an_exposed_or_damaged_key_is_refused_with_the_command() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        Authority::create(&FsDisk, dir.path(), &cluster(), NOW).unwrap();
+        let key = dir.path().join(KEY_FILE);
+        let mode = |mode| std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+        assert_eq!(std::fs::metadata(&key).unwrap().permissions().mode() & 0o777, 0o600);
+        for exposed in [0o640, 0o604, 0o644, 0o620] {
+            mode(exposed);
+            let error = Authority::open(&FsDisk, dir.path()).unwrap_err().to_string();
+            assert!(error.contains(&format!("chmod 0600 {}", key.display())), "{error}");
+        }
+        mode(0o600);
+        std::fs::write(&key, "nonsense").unwrap();
+        let error = Authority::open(&FsDisk, dir.path()).unwrap_err().to_string();
+        assert!(error.contains("ca.key cannot be used"), "{error}");
+    }
+
+    #[test]
+    fn first_certificates_are_kept_until_they_expire() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(load_first(&FsDisk, dir.path(), NOW).unwrap(), []);
+        let first = [first_certificate(Role::Admin, "root", &[], NOW, DAY)];
+        save_first(&FsDisk, dir.path(), &first).unwrap();
+        assert_eq!(load_first(&FsDisk, dir.path(), NOW).unwrap(), first);
+        assert_eq!(load_first(&FsDisk, dir.path(), later(NOW, DAY)).unwrap(), []);
+    }
+
+    #[test]
+    fn names_are_hosts() {
+        for good in ["a", "b3.example", "10.0.0.3", "::1", "my_host-1"] {
+            assert!(host_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "*.example", "a b", "a..b", "\u{e9}", "a/b", &"x".repeat(64)] {
+            assert!(host_name(bad).is_err(), "{bad}");
+        }
+    }
+}
