@@ -8,6 +8,7 @@ pub mod api_versions;
 pub mod create_topics;
 pub mod delete_groups;
 pub mod delete_topics;
+pub mod denied;
 pub mod describe_cluster;
 pub mod describe_configs;
 pub mod describe_groups;

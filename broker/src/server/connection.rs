@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use tailway_daemon::Stop;
+use tailway_metadata::ClusterImage;
 use tailway_net::frame_io::Foreign;
 use tailway_net::{FrameError, FrameReader, Stream, write_segments};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -97,10 +98,17 @@ impl Reader {
         tell_closing: watch::Sender<bool>,
         mut stop: Stop,
     ) -> Result<(), FrameError> {
+        let mut images = self.services.view.follow();
+        let peer = Arc::clone(&self.peer);
         let ending = loop {
             let received = tokio::select! {
                 biased;
                 () = stop.requested() => break Ok(()),
+                () = revoked(&peer, &mut images) => {
+                    let text = format!("connection cut: the certificate of {} was revoked", peer.principal);
+                    self.services.refusals.request(Reason::Revoked, &peer, None, &text);
+                    break Ok(());
+                }
                 () = frames.closed() => break Ok(()),
                 received = self.next() => received,
             };
@@ -177,6 +185,18 @@ impl Reader {
             // A connection that breaks is no refusal of ours.
             FrameError::Cut { .. } | FrameError::Io(_) => {}
         }
+    }
+}
+
+/// Returns once the peer's certificate is revoked; never for a peer without one. Cancel-safe.
+async fn revoked(peer: &Peer, images: &mut watch::Receiver<Arc<ClusterImage>>) {
+    let serial = &peer.principal.serial;
+    if !peer.principal.has_certificate() || tailway_faults::is_planted("broker.revoked_served") {
+        return std::future::pending().await;
+    }
+    if images.wait_for(|image| image.security.is_revoked(serial)).await.is_err() {
+        // Nobody follows the coordinator any more: the broker stops.
+        std::future::pending::<()>().await;
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::watch;
 
+use super::access::Principal;
 use super::budget::Budget;
 use super::refusals::Refusals;
 use crate::cluster::producer_ids::ProducerIds;
@@ -54,8 +55,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// The listener's name: Metadata answers with the addresses of the same one.
     pub listener: Arc<str>,
-    /// What its certificate names.
-    pub principal: Option<String>,
+    /// Who it is, and so what it may ask.
+    pub principal: Principal,
     software: OnceLock<Software>,
 }
 
@@ -64,7 +65,7 @@ impl Peer {
         connection: u64,
         address: SocketAddr,
         listener: Arc<str>,
-        principal: Option<String>,
+        principal: Principal,
     ) -> Self {
         Self { connection, address, listener, principal, software: OnceLock::new() }
     }
@@ -81,7 +82,7 @@ impl Peer {
 
     #[cfg(test)]
     pub(crate) fn for_tests() -> Self {
-        Self::new(1, ([127, 0, 0, 1], 40_000).into(), "plain".into(), None)
+        Self::new(1, ([127, 0, 0, 1], 40_000).into(), "plain".into(), Principal::insecure())
     }
 }
 

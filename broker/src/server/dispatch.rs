@@ -15,6 +15,7 @@ use tailway_wire::produce::ProduceRequest;
 use tailway_wire::{ErrorCode, RequestHeader, WireError};
 use tokio::time::Instant;
 
+use super::access::Principal;
 use super::budget::Share;
 use super::connection::PendingAnswer;
 use super::context::{Closing, Peer, Services};
@@ -64,7 +65,9 @@ pub(super) async fn handle(
     };
     let started = Instant::now();
     let call = Call { services, peer, closing, header };
-    let outcome = match call.answer(api, body).await {
+    let answered =
+        if peer.principal.may(api) { call.answer(api, body).await } else { call.deny(api, body) };
+    let outcome = match answered {
         Ok(outcome) => outcome,
         Err(error) => return refuse(services, peer, call.header.client_id.as_deref(), &error),
     };
@@ -191,6 +194,16 @@ impl Call<'_> {
             | ApiKey::IssueCertificate
             | ApiKey::RevokeCertificates => Err(self.header.unknown_api()),
         }
+    }
+
+    /// The answer to what the peer's role does not allow.
+    fn deny(&self, api: ApiKey, body: Bytes) -> Result<Outcome, WireError> {
+        let Principal { role, .. } = &self.peer.principal;
+        let who = &self.peer.principal;
+        let why = format!("{who} may not call {api}: its role is {role}");
+        self.refused(Reason::NotAllowed, &why);
+        let answer = api::denied::answer(api, &self.header, body, &why)?;
+        Ok(answer.map_or(Outcome::Close, Outcome::Reply))
     }
 
     async fn reply<Q: Decodable, A: Encodable, F: Future<Output = A>>(

@@ -15,6 +15,7 @@ use tailway_net::listen::{AcceptError, HandshakeFailure};
 use tailway_net::{HostPort, Incoming, Limits as NetLimits, Listener, Security};
 use tokio::sync::Semaphore;
 
+use super::access::Principal;
 use super::connection;
 use super::context::{Peer, Services};
 use super::refusals::Reason;
@@ -138,6 +139,8 @@ impl Acceptor {
         let services = Arc::clone(&self.services);
         let name = Arc::clone(&self.name);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        // The configuration takes a plaintext listener with `insecure: true` only.
+        let is_insecure = !self.listener.is_tls();
         self.connections.spawn(format!("connection {id} of {peer}"), |mut stop: Stop| async move {
             let Some(established) = stop.unless(incoming.establish()).await else { return };
             let accepted = match established {
@@ -157,7 +160,12 @@ impl Acceptor {
             let open = services.metrics.connections.get_or_create_owned(&label);
             services.metrics.connections_accepted.get_or_create(&label).inc();
             open.inc();
-            let principal = accepted.identity.as_ref().map(ToString::to_string);
+            let principal = if is_insecure {
+                Principal::insecure()
+            } else {
+                let cluster = &services.view.image().cluster_id;
+                Principal::of_certificate(accepted.identity.as_ref(), cluster)
+            };
             let client = Arc::new(Peer::new(id, peer, name, principal));
             connection::serve(accepted.stream, client, Arc::clone(&services), stop).await;
             open.dec();

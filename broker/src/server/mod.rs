@@ -5,6 +5,9 @@
 //! Invariants: responses leave in the order of their requests; every queue, frame and wait has a bound; a client that
 //! does not read, does not write or speaks something else costs no other client anything.
 
+pub mod access;
+#[cfg(test)]
+mod access_tests;
 pub mod budget;
 pub mod connection;
 pub mod context;

@@ -43,6 +43,8 @@ pub enum Reason {
     HandshakeBrokenOff,
     TooManyConnections,
     Transactions,
+    NotAllowed,
+    Revoked,
 }
 
 impl Reason {
@@ -60,6 +62,8 @@ impl Reason {
             Reason::HandshakeBrokenOff => "handshake_broken_off",
             Reason::TooManyConnections => "too_many_connections",
             Reason::Transactions => "transactions",
+            Reason::NotAllowed => "not_allowed",
+            Reason::Revoked => "revoked",
         }
     }
 }

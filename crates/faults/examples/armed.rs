@@ -10,6 +10,9 @@ fn main() {
     }
     let bounds = tailway_faults::BOUNDS.iter().map(|name| tailway_faults::bound(name, 1));
     println!("{} bounds are small", bounds.filter(|bound| *bound == 0).count());
-    let planted = tailway_faults::BUGS.iter().chain(tailway_faults::GUARDS).filter(|bug| tailway_faults::is_planted(bug));
+    let planted = tailway_faults::BUGS
+        .iter()
+        .chain(tailway_faults::GUARDS)
+        .filter(|bug| tailway_faults::is_planted(bug));
     println!("{} bugs are planted", planted.count());
 }

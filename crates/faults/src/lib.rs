@@ -105,6 +105,8 @@ pub const PLACES: &[&str] =
 /// Every check of who may do what that can be left out on order. No simulation has certificates, so what finds these are
 /// the tests of the crates that they stand in.
 pub const GUARDS: &[&str] = &[
+    "broker.revoked_served",
+    "broker.role_unchecked",
     "coordinator.revoked_served",
     "coordinator.role_unchecked",
     "coordinator.token_expiry_unchecked",
