@@ -14,7 +14,9 @@ use serde_json::{Value, json};
 use tailway_client::{Client, ClientConfig};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::ready::Condition;
-use tailway_daemon::{Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks};
+use tailway_daemon::{
+    Certificates, Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks,
+};
 use tailway_storage::{DirLock, Disk, FsDisk, OpenMode, StorageError, atomic_replace};
 use tokio::sync::watch;
 
@@ -111,6 +113,8 @@ impl Agent {
         let metrics = AgentMetrics::new(&context.metrics);
         let report = Arc::new(Mutex::new(Value::Null));
         show_status(&context, &config, &sender, &report);
+        let clients = config.output.tls.iter().cloned().collect();
+        Certificates { clients, ..Certificates::default() }.keep(&context);
         if let Some(metrics_config) = config.metrics.clone() {
             let sampler = Sampler::new(metrics_config, sender.clone());
             let (client, clock, metrics) = (client.clone(), context.clock.clone(), metrics.clone());

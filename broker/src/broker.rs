@@ -8,10 +8,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
-use tailway_daemon::{Context, Daemon, Deadline, Problems, Runtime, StartError, Stragglers, Tasks};
+use tailway_daemon::{
+    Certificates, Context, Daemon, Deadline, Problems, Runtime, StartError, Stragglers, Tasks,
+};
 use tailway_metadata::broker::Endpoint;
 use tailway_metadata::{ClusterImage, IncarnationId};
-use tailway_net::HostPort;
+use tailway_net::{HostPort, Security};
 use tailway_storage::{DirLock, Disk, FsDisk};
 use tokio::sync::watch;
 
@@ -23,7 +25,7 @@ use crate::cluster::reconcile::Reconciler;
 use crate::cluster::saved_image::SavedImage;
 use crate::cluster::session::Session;
 use crate::cluster::{ClusterView, Controller, GroupDoor, Routes, TopicCreator, health};
-use crate::config::{Config, CoordinatorConfig};
+use crate::config::{Config, CoordinatorConfig, ListenerConfig};
 use crate::group::{Groups, GroupsOptions};
 use crate::metrics::BrokerMetrics;
 use crate::partition::{Partitions, PartitionsOptions};
@@ -100,6 +102,7 @@ impl Broker {
     ) -> Result<Broker, StartError> {
         let metrics = BrokerMetrics::register(&context.metrics);
         let ready = context.ready.condition("cluster", "not registered with a coordinator yet");
+        certificates_of(&config).keep(&context);
         let (lock, identity) = open_data_dir(&disk, &config)?;
         let server = Server::bind(&config.listeners, &config.limits).await?;
         let listeners = server.advertised();
@@ -149,6 +152,15 @@ impl Broker {
     pub fn listeners(&self) -> &[AdvertisedListener] {
         &self.listeners
     }
+}
+
+fn certificates_of(config: &Config) -> Certificates {
+    let server = |listener: &ListenerConfig| match &listener.security {
+        Security::Tls(tls) => Some(tls.clone()),
+        Security::Plaintext => None,
+    };
+    let servers = config.listeners.iter().filter_map(server).collect();
+    Certificates { servers, clients: vec![config.coordinator.tls.clone()], own_renewal: None }
 }
 
 fn failed(what: &str, error: impl std::error::Error) -> StartError {

@@ -203,7 +203,7 @@ pub fn load_first(
 
 /// From a little before `now`, for `life`.
 pub fn validity(now: WallMs, life: Duration) -> (WallMs, WallMs) {
-    (earlier(now, BACKDATED), later(now, life))
+    (earlier(now, BACKDATED.min(life / 10)), later(now, life))
 }
 
 /// A serial number that nobody else has: 122 random bits (RFC 5280 asks for at most 160).

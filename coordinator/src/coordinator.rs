@@ -5,24 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tailway_daemon::certificates::OwnRenewal;
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
-use tailway_daemon::{Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks};
+use tailway_daemon::{
+    Certificates, Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks,
+};
 use tailway_metadata::security::IssuedCertificate;
 use tailway_metadata::time::WallMs;
-use tailway_metadata::{ClusterImage, DirectoryId};
-use tailway_net::{Limits, Listener, Security, ServerTls};
+use tailway_metadata::{ClusterImage, DirectoryId, Role};
+use tailway_net::tls::read_certificates;
+use tailway_net::{Limits, Listener, PeerIdentity, Security, ServerTls};
 use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::enrollment::Enrollment;
+use crate::api::membership::certify;
 use crate::api::server::Server;
 use crate::api::service::Service;
 use crate::authority::{self, Authority, AuthorityError};
-use crate::config::Config;
+use crate::config::{Config, RawTls};
 use crate::driver::{self, Driver};
 use crate::identity::{IDENTITY_FILE, Identity, IdentityError};
-use crate::machine::Settings;
 use crate::machine::controller::Controller;
+use crate::machine::{Grant, Settings};
 use crate::metrics::CoordinatorMetrics;
 use crate::quorum::feed::Feed;
 use crate::quorum::node::{LOG_FILE, Node, NodeError, NodeSettings, Proposer, SNAPSHOT_FILE};
@@ -135,7 +140,7 @@ async fn start(
     let service = Service {
         cluster_id: config.settings.cluster_id.clone(),
         port: address.port(),
-        enrollment_port: enrollment.as_ref().map(|listener| listener.local_addr().port()),
+        enrollment_port: enrollment.as_ref().map(|(listener, _)| listener.local_addr().port()),
         calls,
         feed: node.feed().clone(),
         leadership: leads,
@@ -144,6 +149,9 @@ async fn start(
         authority: membership.authority,
         certificate_lifetime: config.certificate_lifetime,
     };
+    let enrolls_at = enrollment.as_ref().map(|(listener, _)| listener.local_addr());
+    let own_renewal = own_renewal(&service, &config.tls_files, config.id);
+    serve_members(enrollment, &service, (config.tls, own_renewal), &context);
     let settings = Settings { first_certificates: membership.first, ..config.settings };
     let driver = Driver {
         controller: Controller::new(settings),
@@ -159,11 +167,6 @@ async fn start(
     };
     context.tasks.spawn("controller", |stop| driver.run(stop));
     watch_log(&node, &context.tasks);
-    let enrolls_at = enrollment.as_ref().map(Listener::local_addr);
-    if let Some(enrollment) = enrollment {
-        tracing::info!(address = %enrollment.local_addr(), "hosts with a token may become members");
-        Enrollment::start(enrollment, service.clone(), &context.tasks);
-    }
     Server::start(listener, service, metrics, &context.tasks);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "brokers may connect (mutual TLS)");
     Ok(Coordinator { context, node, address, enrolls_at, _lock: lock })
@@ -201,7 +204,7 @@ async fn open_authority(
 async fn bind_enrollment(
     config: &Config,
     authority: Option<&Authority>,
-) -> Result<Option<Listener>, StartError> {
+) -> Result<Option<(Listener, ServerTls)>, StartError> {
     let Some(address) = &config.enrollment else { return Ok(None) };
     let what = format!("cannot let hosts become members on {address}");
     let Some(authority) = authority else {
@@ -214,8 +217,49 @@ async fn bind_enrollment(
     let tls = ServerTls::showing_ca(cert, key, authority.certificate().clone())
         .map_err(|error| StartError::new(what.clone()).cause(error).config())?;
     let limits = Limits { connections_max: ENROLLING_MAX, handshake_timeout: HANDSHAKE_TIMEOUT };
-    let bound = Listener::bind(address, Security::Tls(tls), limits).await;
-    bound.map(Some).map_err(|error| StartError::new(what).because(error.cause).next(error.next))
+    let bound = Listener::bind(address, Security::Tls(tls.clone()), limits).await;
+    bound
+        .map(|listener| Some((listener, tls)))
+        .map_err(|error| StartError::new(what).because(error.cause).next(error.next))
+}
+
+/// Lets hosts become members, and keeps the certificates of all listeners.
+fn serve_members(
+    enrollment: Option<(Listener, ServerTls)>,
+    service: &Service,
+    (tls, own_renewal): (ServerTls, Option<Box<OwnRenewal>>),
+    context: &Context,
+) {
+    let mut servers = vec![tls];
+    if let Some((listener, tls)) = enrollment {
+        servers.push(tls);
+        tracing::info!(address = %listener.local_addr(), "hosts with a token may become members");
+        Enrollment::start(listener, service.clone(), &context.tasks);
+    }
+    Certificates { servers, clients: Vec::new(), own_renewal }.keep(context);
+}
+
+/// This coordinator's own next certificate, decided and signed here as for every member: of a certificate that
+/// `coordinator init` made, which has its key in the same file.
+fn own_renewal(service: &Service, files: &RawTls, id: u64) -> Option<Box<OwnRenewal>> {
+    if service.authority.is_none() || files.cert != files.key {
+        return None;
+    }
+    let (service, cert) = (service.clone(), files.cert.clone());
+    Some(Box::new(move |csr| {
+        let (service, cert) = (service.clone(), cert.clone());
+        Box::pin(async move {
+            let read = move || read_certificates("certificate", &cert);
+            let chain = tailway_runtime::spawn_blocking(read).await;
+            let chain = chain.map_err(|error| error.to_string())?;
+            let chain = chain.map_err(|error| error.to_string())?;
+            let present = chain.first().and_then(PeerIdentity::from_certificate);
+            let serial = present.map(|identity| identity.serial).unwrap_or_default();
+            let grant = Grant::Renewal { serial, role: Role::Coordinator };
+            let renewed = certify(&service, grant, id.to_string(), Vec::new(), &csr).await;
+            renewed.map_err(|refusal| refusal.text)
+        })
+    }))
 }
 
 /// Ends the program when its log cannot be written, and not only at the next write: a supervisor starts it again, and

@@ -12,7 +12,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tailway_coordinator::authority::{self, Authority};
 use tailway_coordinator::{Config, Coordinator};
-use tailway_daemon::{Clock, Context, Daemon, Deadline};
+use tailway_daemon::{Certificates, Clock, Context, Daemon, Deadline};
 use tailway_metadata::enrollment::{
     Answer, CertificateRef, CreateTokenRequest, EnrollRequest, Enrolled, Membership, to_json,
 };
@@ -35,6 +35,8 @@ const LIFE: Duration = Duration::from_hours(1);
 struct House {
     dir: tempfile::TempDir,
     sha256: Sha256,
+    /// Of the certificates that the coordinator signs.
+    lifetime: &'static str,
 }
 
 /// Each guard that is left out, and the test that objects.
@@ -74,11 +76,15 @@ fn every_guard_is_missed_when_it_is_left_out() {
 
 impl House {
     fn new() -> House {
+        House::with_lifetime("1h")
+    }
+
+    fn with_lifetime(lifetime: &'static str) -> House {
         let dir = tempfile::tempdir().unwrap();
         let now = Clock::new().wall();
         let ca = dir.path().join("data/ca");
         let authority = Authority::create(&FsDisk, &ca, &ClusterId(CLUSTER.into()), now).unwrap();
-        let house = House { sha256: authority.sha256(), dir };
+        let house = House { sha256: authority.sha256(), dir, lifetime };
         atomic_replace(&FsDisk, &house.path("ca.pem"), authority.pem().as_bytes()).unwrap();
         let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
         let first = [
@@ -115,8 +121,9 @@ impl House {
   data_dir: {dir}/data
   listen: 127.0.0.1:0
   tls: {{ ca: {dir}/ca.pem, cert: {dir}/coordinator.pem, key: {dir}/coordinator.key }}
-  enrollment: {{ listen: '127.0.0.1:0' }}
-"
+  enrollment: {{ listen: '127.0.0.1:0', certificate_lifetime: {} }}
+",
+            self.lifetime
         );
         let file = self.path("coordinator.yaml");
         std::fs::write(&file, yaml).unwrap();
@@ -251,6 +258,54 @@ async fn a_token_makes_a_member_that_reaches_its_own_calls_until_it_is_revoked()
     let members: Membership = ask(&admin, ApiKey::DescribeMembership, &()).await.unwrap();
     assert_eq!((members.tokens[0].used, members.certificates.len()), (1, 3));
     assert!(members.certificates.iter().any(|c| c.id == "web1" && c.revoked.is_some()));
+    stop(coordinator).await;
+}
+
+#[tokio::test]
+async fn a_member_renews_its_certificate_while_it_runs() {
+    let house = House::with_lifetime("10s");
+    let (coordinator, _context) = house.start().await;
+    house.token(&coordinator, Role::Agent, "agent1", 1, LIFE).await;
+    let (asked, key) = request("agent1", "secret", "web1", &[]);
+    let enrolled = enroll(&coordinator, house.sha256, &asked).await.unwrap();
+    let member = house.path("member.pem");
+    let whole = format!("{}{}", enrolled.certificate_pem, key.expose());
+    atomic_replace(&FsDisk, &member, whole.as_bytes()).unwrap();
+    let identity = format!(r#"{{"coordinator":"{}"}}"#, coordinator.address());
+    std::fs::write(house.path("identity.json"), identity).unwrap();
+    let files = ClientTlsFiles {
+        ca: house.path("ca.pem"),
+        cert: Some(member.clone()),
+        key: Some(member.clone()),
+        server_name: None,
+    };
+    let tls = ClientTls::load(&files).unwrap();
+    let context = Context::default();
+    Certificates { clients: vec![tls.clone()], ..Certificates::default() }.keep(&context);
+    let renewed = async {
+        while !context.metrics.encode().contains("tailway_cert_renewals_total 1") {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // The next look reads what was written.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
+    tokio::time::timeout(PATIENCE, renewed).await.expect("a renewal within its life");
+    let status = context.status.json();
+    assert!(status["certificate"]["failure"].is_null(), "{status}");
+    let admin = house.connect(&coordinator, "admin").await;
+    let which = CertificateRef::Serial(enrolled.certificate.serial.clone());
+    let _revoked: Vec<IssuedCertificate> =
+        ask(&admin, ApiKey::RevokeCertificates, &which).await.unwrap();
+    // With the old one it would be cut off: what is dialed with is the new one, though nobody has loaded it anew.
+    let address = HostPort::from(coordinator.address());
+    let stream = dial(&address, Some(&tls), PATIENCE).await.unwrap();
+    let agent = RpcConnection::start(stream, "coordinator", RpcOptions::default());
+    let error = ask::<_, Membership>(&agent, ApiKey::DescribeMembership, &()).await.unwrap_err();
+    assert!(error.contains("agent web1 may not call"), "{error}");
+    let members: Membership = ask(&admin, ApiKey::DescribeMembership, &()).await.unwrap();
+    let by = format!("renewal of {}", enrolled.certificate.serial);
+    assert!(members.certificates.iter().any(|issued| issued.issued_by == by), "{members:?}");
+    context.tasks.stop(Deadline::after(PATIENCE)).await.unwrap();
     stop(coordinator).await;
 }
 

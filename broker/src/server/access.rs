@@ -92,7 +92,8 @@ pub fn is_allowed(api: ApiKey, role: Role) -> bool {
         | A::RevokeToken
         | A::DescribeMembership
         | A::IssueCertificate
-        | A::RevokeCertificates => false,
+        | A::RevokeCertificates
+        | A::RenewCertificate => false,
     }
 }
 

@@ -192,7 +192,8 @@ impl Call<'_> {
             | ApiKey::RevokeToken
             | ApiKey::DescribeMembership
             | ApiKey::IssueCertificate
-            | ApiKey::RevokeCertificates => Err(self.header.unknown_api()),
+            | ApiKey::RevokeCertificates
+            | ApiKey::RenewCertificate => Err(self.header.unknown_api()),
         }
     }
 

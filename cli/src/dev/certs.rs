@@ -16,10 +16,10 @@ use tailway_metadata::security::IssuedCertificate;
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterId, Role};
 use tailway_net::PeerIdentity;
+use tailway_net::validity::not_after;
 use tailway_storage::FsDisk;
 
 use super::files::write_file;
-use super::validity::not_after;
 
 const LEAF_LIFE: Duration = Duration::from_hours(365 * 24);
 /// Made anew when fewer than these are left.

@@ -16,7 +16,6 @@ mod progress;
 pub(crate) mod published;
 mod screen;
 pub(crate) mod system;
-mod validity;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

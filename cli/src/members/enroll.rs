@@ -134,14 +134,17 @@ impl Place {
             None => Path::new("/var/lib/tailway").join(role.name()),
         };
         let state = std::path::absolute(state)?;
-        let papers =
-            if daemon || role == Role::Coordinator { state.join("tls") } else { state.clone() };
+        let papers = if daemon || role == Role::Coordinator {
+            Papers::of_daemon(&state.join("tls"))?
+        } else {
+            Papers::in_dir(&state)?
+        };
         let config = daemon.then(|| {
             args.config
                 .clone()
                 .unwrap_or_else(|| Path::new("/etc/tailway").join(format!("{role}.yaml")))
         });
-        Ok(Place { role, papers: Papers::in_dir(&papers)?, state, config })
+        Ok(Place { role, state, papers, config })
     }
 
     fn prepare(&self) -> Result<()> {

@@ -1,7 +1,8 @@
-//! A member's papers in a directory: ca.pem, cert.pem, cert.key and identity.json, which says whose they are.
+//! A member's papers in a directory: ca.pem, certificate and key, and identity.json, which says whose they are.
 //!
-//! All files are 0600 in a directory of 0700, each replaced as a whole. The key is written before the certificate: a
-//! directory that was left half way has no certificate, and is refused as such.
+//! A daemon has key and certificate in one file, member.pem, which it renews by one rename; clients and admins have
+//! cert.pem and cert.key, as most software wants them. All files are 0600 in a directory of 0700, each replaced as a whole.
+//! The certificate is written last: a directory that was left half way has none, and is refused as such.
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ use tailway_storage::{Disk, FsDisk, atomic_replace};
 /// Where `coordinator init` puts the first admin's identity.
 pub(super) const ADMIN_DIR: &str = "/etc/tailway/admin";
 const FILE: &str = "identity.json";
+const MEMBER: &str = "member.pem";
 
 /// What identity.json says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,12 +52,19 @@ impl HostPortText {
 #[derive(Debug, Clone)]
 pub(super) struct Papers {
     pub(super) dir: PathBuf,
+    /// Key and certificate are one file.
+    one_file: bool,
 }
 
 impl Papers {
     pub(super) fn in_dir(dir: &Path) -> Result<Papers> {
         let dir = std::path::absolute(dir).with_context(|| dir.display().to_string())?;
-        Ok(Papers { dir })
+        Ok(Papers { dir, one_file: false })
+    }
+
+    /// Those of a daemon.
+    pub(super) fn of_daemon(dir: &Path) -> Result<Papers> {
+        Ok(Papers { one_file: true, ..Papers::in_dir(dir)? })
     }
 
     pub(super) fn ca(&self) -> PathBuf {
@@ -63,11 +72,11 @@ impl Papers {
     }
 
     pub(super) fn cert(&self) -> PathBuf {
-        self.dir.join("cert.pem")
+        self.dir.join(if self.one_file { MEMBER } else { "cert.pem" })
     }
 
     pub(super) fn key(&self) -> PathBuf {
-        self.dir.join("cert.key")
+        self.dir.join(if self.one_file { MEMBER } else { "cert.key" })
     }
 
     /// Makes the directory, which must have no papers yet: they are never overwritten.
@@ -93,9 +102,12 @@ impl Papers {
         ca_pem: &str,
         identity: &Identity,
     ) -> Result<()> {
-        self.put("cert.key", key_pem.expose())?;
         self.put("ca.pem", ca_pem)?;
-        self.put(FILE, &serde_json::to_string_pretty(identity)?)?;
+        self.put(FILE, serde_json::to_string_pretty(identity)?)?;
+        if self.one_file {
+            return self.put(MEMBER, format!("{certificate_pem}{}", key_pem.expose()));
+        }
+        self.put("cert.key", key_pem.expose())?;
         self.put("cert.pem", certificate_pem)
     }
 

@@ -54,7 +54,7 @@ pub(super) fn run(args: &InitArgs) -> Result<Exit> {
         );
     }
     let data_dir = std::path::absolute(&args.data_dir)?;
-    let (server, admin) = (Papers::in_dir(&data_dir.join("tls"))?, Papers::in_dir(&args.admin)?);
+    let (server, admin) = (Papers::of_daemon(&data_dir.join("tls"))?, Papers::in_dir(&args.admin)?);
     server.prepare()?;
     admin.prepare()?;
     let now = Clock::new().wall();

@@ -11,7 +11,7 @@ pub fn is_allowed(api: ApiKey, role: Role) -> bool {
     use ApiKey as A;
     use Role as R;
     match api {
-        A::ApiVersions => true,
+        A::ApiVersions | A::RenewCertificate => true,
         A::BrokerRegistration | A::BrokerHeartbeat | A::AllocateProducerIds => role == R::Broker,
         A::FollowMetadata => matches!(role, R::Broker | R::Coordinator),
         // Brokers pass on what they have allowed their own clients.
@@ -68,11 +68,11 @@ mod tests {
         let allowed = |role: Role| -> Vec<&str> {
             ApiKey::all().filter(|api| is_allowed(*api, role)).map(ApiKey::name).collect()
         };
-        assert_eq!(allowed(Role::Agent), ["ApiVersions"]);
-        assert_eq!(allowed(Role::Client), ["ApiVersions"]);
+        assert_eq!(allowed(Role::Agent), ["ApiVersions", "RenewCertificate"]);
+        assert_eq!(allowed(Role::Client), ["ApiVersions", "RenewCertificate"]);
         assert_eq!(
             allowed(Role::Coordinator),
-            ["ApiVersions", "CreateTopics", "DeleteTopics", "FollowMetadata"]
+            ["ApiVersions", "CreateTopics", "DeleteTopics", "FollowMetadata", "RenewCertificate"]
         );
         assert_eq!(
             allowed(Role::Broker),
@@ -84,6 +84,7 @@ mod tests {
                 "BrokerHeartbeat",
                 "AllocateProducerIds",
                 "FollowMetadata",
+                "RenewCertificate",
             ]
         );
         assert_eq!(
@@ -97,6 +98,7 @@ mod tests {
                 "DescribeMembership",
                 "IssueCertificate",
                 "RevokeCertificates",
+                "RenewCertificate",
             ]
         );
     }

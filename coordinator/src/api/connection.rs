@@ -97,6 +97,10 @@ impl Connection {
 
 fn tell(end: &End, who: &Peer, peer: SocketAddr) {
     match end {
+        // Gone between two requests, without a last word of TLS: so a command line tool ends.
+        End::Frame(FrameError::Io(error)) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            tracing::debug!(%peer, ?who, "connection closed by the peer");
+        }
         End::Frame(error) => tracing::warn!(%peer, ?who, %error, "connection closed"),
         End::Request(error) => {
             tracing::warn!(%peer, ?who, %error, "connection closed: a request cannot be read");

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tailway_metadata::enrollment::{
     Answer, CertificateRef, CreateTokenRequest, Enrolled, IssueCertificateRequest, Membership,
+    RenewCertificateRequest,
 };
 use tailway_metadata::security::{IssuedCertificate, Serial};
 use tailway_wire::{ApiKey, ErrorCode};
@@ -31,6 +32,7 @@ pub(super) async fn answer(
         ApiKey::RevokeToken => encode(revoke_token(service, body).await),
         ApiKey::DescribeMembership => encode(describe(service)),
         ApiKey::IssueCertificate => encode(issue(service, peer, body).await),
+        ApiKey::RenewCertificate => encode(renew(service, peer, body).await),
         _ => encode(revoke(service, body).await),
     }
 }
@@ -112,6 +114,12 @@ async fn issue(service: &Service, peer: &Peer, body: &[u8]) -> Result<Enrolled, 
     certify(service, grant, request.id, request.names, &request.csr).await
 }
 
+async fn renew(service: &Service, peer: &Peer, body: &[u8]) -> Result<Enrolled, Refusal> {
+    let request: RenewCertificateRequest = read(body)?;
+    let grant = Grant::Renewal { serial: peer.serial.clone(), role: peer.role };
+    certify(service, grant, peer.id.to_string(), Vec::new(), &request.csr).await
+}
+
 async fn revoke(service: &Service, body: &[u8]) -> Result<Vec<IssuedCertificate>, Refusal> {
     let which: CertificateRef = read(body)?;
     let now = service.clock.wall();
@@ -122,7 +130,7 @@ async fn revoke(service: &Service, body: &[u8]) -> Result<Vec<IssuedCertificate>
 }
 
 /// Has a certificate decided on and recorded, and then signs it.
-pub(super) async fn certify(
+pub(crate) async fn certify(
     service: &Service,
     grant: Grant,
     id: String,

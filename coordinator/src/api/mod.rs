@@ -30,6 +30,7 @@
 //! | AllocateProducerIds (67) | 0 | a registered broker gets a block of 1,000 ids |
 //! | FollowMetadata (private) | 0 | [`tailway_metadata::control`]: JSON body after the request header |
 //! | CreateToken, RevokeToken, DescribeMembership, IssueCertificate, RevokeCertificates (private) | 0 | [`tailway_metadata::enrollment`]: JSON bodies, of admins only |
+//! | RenewCertificate (private) | 0 | the same; of every member for itself, under the names it has |
 //!
 //! **BrokerRegistration.** `cluster_id` must be ours (INCONSISTENT_CLUSTER_ID). `log_dirs` is exactly one id: the data
 //! directory's, written into it once. `incarnation_id` is new at each process start. `previous_broker_epoch` is the epoch
@@ -69,6 +70,6 @@ mod connection;
 mod convert;
 pub mod enrollment;
 mod follow;
-mod membership;
+pub(crate) mod membership;
 pub mod server;
 pub mod service;

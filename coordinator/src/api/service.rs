@@ -96,7 +96,8 @@ impl Service {
             | ApiKey::RevokeToken
             | ApiKey::DescribeMembership
             | ApiKey::IssueCertificate
-            | ApiKey::RevokeCertificates => {
+            | ApiKey::RevokeCertificates
+            | ApiKey::RenewCertificate => {
                 let answer = membership::answer(self, api, peer, allowed, &body).await;
                 encode_response_raw(&header, &answer)
             }

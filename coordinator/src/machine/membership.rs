@@ -19,6 +19,8 @@ use super::{Refusal, Reply};
 const TOKENS_MAX: usize = 1_000;
 /// Certificates that are remembered: those that have not expired.
 const CERTIFICATES_MAX: usize = 20_000;
+/// Certificates of one member that are in force at a time, by renewals.
+const IN_FORCE_MAX: usize = 16;
 /// Certificates that one token may give.
 const USES_MAX: u32 = 10_000;
 /// The longest life of a token: a month.
@@ -62,6 +64,8 @@ pub enum Grant {
     Token { id: String, secret_sha256: Sha256 },
     /// An operator, for any role.
     Admin { name: String, role: Role },
+    /// The member itself, by the certificate that it has; the names stay as they are.
+    Renewal { serial: Serial, role: Role },
 }
 
 pub fn create_token(draft: &mut Draft<'_>, new: &NewToken) -> Result<Reply, Refusal> {
@@ -122,8 +126,13 @@ pub fn certify(draft: &mut Draft<'_>, request: &Certify) -> Result<Reply, Refusa
             (token.role, Some(token), format!("token {id}"))
         }
         Grant::Admin { name, role } => (*role, None, format!("admin {name}")),
+        Grant::Renewal { serial, role } => (*role, None, format!("renewal of {serial}")),
     };
-    check_member(role, &request.id, &request.names)?;
+    let names = match &request.grant {
+        Grant::Renewal { serial, .. } => renewed(draft.image(), serial, role, request)?,
+        Grant::Token { .. } | Grant::Admin { .. } => request.names.clone(),
+    };
+    check_member(role, &request.id, &names)?;
     if token.is_some() {
         check_unheld(draft.image(), role, request)?;
     }
@@ -142,7 +151,7 @@ pub fn certify(draft: &mut Draft<'_>, request: &Certify) -> Result<Reply, Refusa
         serial: request.serial.clone(),
         role,
         id: request.id.clone(),
-        names: request.names.clone(),
+        names,
         not_before: request.not_before,
         not_after: request.not_after,
         issued_by,
@@ -226,6 +235,39 @@ fn redeem(
         )));
     }
     Ok(token.clone())
+}
+
+/// The names of the certificate that is renewed, if it may be.
+fn renewed(
+    image: &ClusterImage,
+    serial: &Serial,
+    role: Role,
+    request: &Certify,
+) -> Result<Vec<String>, Refusal> {
+    let refused = |text: String| Err(Refusal::new(ErrorCode::CLUSTER_AUTHORIZATION_FAILED, text));
+    let certificates = &image.security.certificates;
+    let known = certificates.get(serial).filter(|issued| issued.is_of(role, &request.id));
+    let Some(known) = known else {
+        return refused(format!(
+            "certificate {serial} is not one that this coordinator issued to {role}/{}: enrol with a token (tailway token create --role {role})",
+            request.id
+        ));
+    };
+    if !known.is_good(request.now) && !tailway_faults::is_planted("coordinator.revoked_renewed") {
+        let what = if known.revoked.is_some() { "was revoked" } else { "has expired" };
+        return refused(format!("certificate {serial} {what}: enrol with a token"));
+    }
+    let of_member = certificates.values().filter(|issued| issued.is_of(role, &request.id));
+    if of_member.filter(|issued| issued.is_good(request.now)).count() >= IN_FORCE_MAX {
+        return Err(Refusal::new(
+            ErrorCode::POLICY_VIOLATION,
+            format!(
+                "{role}/{} has {IN_FORCE_MAX} certificates in force already: something renews too often",
+                request.id
+            ),
+        ));
+    }
+    Ok(known.names.clone())
 }
 
 /// That no other certificate in force is this member's or names one of its hosts.

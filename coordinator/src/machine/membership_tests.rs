@@ -113,6 +113,36 @@ fn member(role: Role, id: &str) -> CertificateRef {
 }
 
 #[test]
+fn a_member_renews_for_itself_under_the_names_it_has() {
+    let mut bench = Bench::leading();
+    bench.decided(Request::CreateToken(token("b", Role::Broker, 9)));
+    certified(&mut bench, enroll("b", "1", &["b1.example"], "01", NOW));
+    let renew = |of: &str, role, id: &str, serial: &str, now| {
+        let grant = Grant::Renewal { serial: Serial(of.into()), role };
+        Certify { grant, ..enroll("", id, &["other.example"], serial, now) }
+    };
+    let issued = certified(&mut bench, renew("01", Role::Broker, "1", "02", at(HOUR)));
+    assert_eq!(issued.names, ["b1.example"]);
+    assert_eq!(issued.issued_by, "renewal of 01");
+    for (of, role, id) in
+        [("09", Role::Broker, "1"), ("01", Role::Admin, "1"), ("01", Role::Broker, "2")]
+    {
+        let text = refused(&mut bench, renew(of, role, id, "03", at(HOUR)));
+        assert!(text.contains("is not one that this coordinator issued to"), "{text}");
+    }
+    let text = refused(&mut bench, renew("01", Role::Broker, "1", "03", at(11 * HOUR)));
+    assert!(text.contains("certificate 01 has expired"), "{text}");
+    for n in 3..=16 {
+        certified(&mut bench, renew("02", Role::Broker, "1", &format!("{n:02x}"), at(HOUR)));
+    }
+    let text = refused(&mut bench, renew("02", Role::Broker, "1", "ff", at(HOUR)));
+    assert!(text.contains("renews too often"), "{text}");
+    bench.decided(Request::RevokeCertificates { which: member(Role::Broker, "1"), now: at(HOUR) });
+    let text = refused(&mut bench, renew("02", Role::Broker, "1", "ff", at(HOUR)));
+    assert!(text.contains("certificate 02 was revoked"), "{text}");
+}
+
+#[test]
 fn members_are_named_as_their_role_wants() {
     let mut bench = Bench::leading();
     for role in [Role::Agent, Role::Broker, Role::Coordinator, Role::Client] {

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod admin;
+pub mod certificates;
 pub mod clock;
 pub mod config;
 pub mod daemon;
@@ -23,6 +24,7 @@ pub mod shutdown;
 pub mod tasks;
 pub mod units;
 
+pub use certificates::Certificates;
 pub use clock::Clock;
 pub use config::Problems;
 pub use daemon::{Context, Daemon, Runtime, StartError};

@@ -107,6 +107,7 @@ pub const PLACES: &[&str] =
 pub const GUARDS: &[&str] = &[
     "broker.revoked_served",
     "broker.role_unchecked",
+    "coordinator.revoked_renewed",
     "coordinator.revoked_served",
     "coordinator.role_unchecked",
     "coordinator.token_expiry_unchecked",

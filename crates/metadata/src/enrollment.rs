@@ -158,6 +158,13 @@ pub struct IssueCertificateRequest {
     pub csr: String,
 }
 
+/// A member has its own certificate made anew, for a new key. Who it is, its present certificate says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenewCertificateRequest {
+    pub csr: String,
+}
+
 /// Which certificates to revoke.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]

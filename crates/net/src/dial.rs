@@ -6,7 +6,6 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpStream, lookup_host};
@@ -92,7 +91,7 @@ async fn attempt(
     let tcp = connect(address, timeout, deadline, tried).await?;
     tcp.set_nodelay(true).map_err(DialFailure::Io)?;
     let Some((tls, name)) = name else { return Ok(Stream::Tcp(tcp)) };
-    let connector = tokio_rustls::TlsConnector::from(Arc::clone(&tls.config));
+    let connector = tokio_rustls::TlsConnector::from(tls.config());
     match timeout_at(deadline, connector.connect(name, tcp)).await {
         Ok(Ok(stream)) => Ok(Stream::TlsClient(Box::new(stream))),
         Ok(Err(error)) => Err(match TlsFailure::of_io(&error) {

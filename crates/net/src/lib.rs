@@ -19,11 +19,13 @@ pub mod listen;
 pub mod peer;
 pub mod pin;
 pub mod port_holder;
+pub mod renewal;
 pub mod rpc;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod stream;
 pub mod tls;
+pub mod validity;
 
 pub use address::HostPort;
 pub use dial::{DialError, dial};

@@ -307,7 +307,7 @@ async fn shake_hands(tcp: TcpStream, tls: &ServerTls) -> Result<Stream, Handshak
             return Err(HandshakeFailure::Plaintext { client_id });
         }
     }
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&tls.config));
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls.config());
     match acceptor.accept(tcp).await {
         Ok(stream) => Ok(Stream::TlsServer(Box::new(stream))),
         Err(error) => Err(match TlsFailure::of_io(&error) {

@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
@@ -58,17 +58,21 @@ pub struct ClientTlsFiles {
     pub server_name: Option<String>,
 }
 
-/// A listener's TLS, ready for use. Cheap to clone.
+/// A listener's TLS, ready for use. Cheap to clone; clones share what [`ServerTls::reload`] reads.
 #[derive(Clone)]
 pub struct ServerTls {
-    pub(crate) config: Arc<ServerConfig>,
-    client_auth: ClientAuth,
+    config: Arc<RwLock<Arc<ServerConfig>>>,
+    files: Arc<ServerTlsFiles>,
+    /// Shown behind the chain.
+    shown_ca: Option<CertificateDer<'static>>,
 }
 
-/// A client's TLS, ready for use. Cheap to clone.
+/// A client's TLS, ready for use. Cheap to clone; clones share what [`ClientTls::reload`] reads.
 #[derive(Clone)]
 pub struct ClientTls {
-    pub(crate) config: Arc<ClientConfig>,
+    config: Arc<RwLock<Arc<ClientConfig>>>,
+    /// `None` where the CA is known by its hash.
+    files: Option<Arc<ClientTlsFiles>>,
     /// Whom it trusts, for hints: the CA's file, or where else the CA is named.
     pub(crate) ca: Arc<str>,
     has_certificate: bool,
@@ -105,32 +109,7 @@ pub enum TlsError {
 
 impl ServerTls {
     pub fn load(files: &ServerTlsFiles) -> Result<Self, TlsError> {
-        let chain = read_certificates("certificate", &files.cert)?;
-        let key = read_key(&files.key)?;
-        let builder = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?;
-        let builder = match files.client_auth {
-            ClientAuth::None => builder.with_no_client_auth(),
-            asked => {
-                let path = files.client_ca.as_ref().ok_or(TlsError::NoClientCa)?;
-                let roots = Arc::new(read_roots(path)?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
-                let verifier = match asked {
-                    ClientAuth::Optional => verifier.allow_unauthenticated(),
-                    ClientAuth::None | ClientAuth::Required => verifier,
-                };
-                let verifier = verifier.build().map_err(|cause| TlsError::Ca {
-                    path: path.clone(),
-                    cause: cause.to_string(),
-                })?;
-                builder.with_client_cert_verifier(verifier)
-            }
-        };
-        let config = builder
-            .with_single_cert(chain, key)
-            .map_err(|cause| key_pair(&files.cert, &files.key, &cause))?;
-        Ok(Self { config: Arc::new(config), client_auth: files.client_auth })
+        Self::of(files.clone(), None)
     }
 
     /// For an endpoint that asks for no certificate and shows its CA, which the client knows by its hash alone.
@@ -139,50 +118,106 @@ impl ServerTls {
         key: &Path,
         ca: CertificateDer<'static>,
     ) -> Result<Self, TlsError> {
-        let mut chain = read_certificates("certificate", cert)?;
-        chain.push(ca);
-        let config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
-            .with_no_client_auth()
-            .with_single_cert(chain, read_key(key)?)
-            .map_err(|cause| key_pair(cert, key, &cause))?;
-        Ok(Self { config: Arc::new(config), client_auth: ClientAuth::None })
+        let files = ServerTlsFiles {
+            cert: cert.into(),
+            key: key.into(),
+            client_ca: None,
+            client_auth: ClientAuth::None,
+        };
+        Self::of(files, Some(ca))
+    }
+
+    fn of(
+        files: ServerTlsFiles,
+        shown_ca: Option<CertificateDer<'static>>,
+    ) -> Result<Self, TlsError> {
+        let config = server_config(&files, shown_ca.as_ref())?;
+        let config = Arc::new(RwLock::new(Arc::new(config)));
+        Ok(Self { config, files: Arc::new(files), shown_ca })
+    }
+
+    /// Reads the files again: handshakes from here on use what they hold. On an error all stays as it was. Blocks.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let fresh = Arc::new(server_config(&self.files, self.shown_ca.as_ref())?);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
     }
 
     pub fn client_auth(&self) -> ClientAuth {
-        self.client_auth
+        self.files.client_auth
     }
+
+    pub fn files(&self) -> &ServerTlsFiles {
+        &self.files
+    }
+
+    /// What the next handshake uses.
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn server_config(
+    files: &ServerTlsFiles,
+    shown_ca: Option<&CertificateDer<'static>>,
+) -> Result<ServerConfig, TlsError> {
+    let mut chain = read_certificates("certificate", &files.cert)?;
+    chain.extend(shown_ca.cloned());
+    let key = read_key(&files.key)?;
+    let builder = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?;
+    let builder = match files.client_auth {
+        ClientAuth::None => builder.with_no_client_auth(),
+        asked => {
+            let path = files.client_ca.as_ref().ok_or(TlsError::NoClientCa)?;
+            let roots = Arc::new(read_roots(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            let verifier = match asked {
+                ClientAuth::Optional => verifier.allow_unauthenticated(),
+                ClientAuth::None | ClientAuth::Required => verifier,
+            };
+            let verifier = verifier
+                .build()
+                .map_err(|cause| TlsError::Ca { path: path.clone(), cause: cause.to_string() })?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    builder.with_single_cert(chain, key).map_err(|cause| key_pair(&files.cert, &files.key, &cause))
 }
 
 impl ClientTls {
     pub fn load(files: &ClientTlsFiles) -> Result<Self, TlsError> {
-        let roots = Arc::new(read_roots(&files.ca)?);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
-            .build()
-            .map_err(|cause| TlsError::Ca { path: files.ca.clone(), cause: cause.to_string() })?;
-        let builder = ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .map_err(TlsError::Setup)?
-            .with_webpki_verifier(verifier);
-        let config = match (&files.cert, &files.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(_), None) => return Err(TlsError::Half { missing: "tls.key" }),
-            (None, Some(_)) => return Err(TlsError::Half { missing: "tls.cert" }),
-            (Some(cert), Some(key)) => builder
-                .with_client_auth_cert(read_certificates("certificate", cert)?, read_key(key)?)
-                .map_err(|cause| key_pair(cert, key, &cause))?,
-        };
+        let config = client_config(files)?;
         let server_name = match &files.server_name {
             Some(name) => Some(parse_name(name)?),
             None => None,
         };
         Ok(Self {
-            config: Arc::new(config),
+            config: Arc::new(RwLock::new(Arc::new(config))),
+            files: Some(Arc::new(files.clone())),
             ca: files.ca.display().to_string().into(),
             has_certificate: files.cert.is_some(),
             server_name,
         })
+    }
+
+    /// Reads the files again: connections from here on use what they hold. On an error all stays as it was. Blocks.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let Some(files) = &self.files else { return Ok(()) };
+        let fresh = Arc::new(client_config(files)?);
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+
+    /// The files that it was loaded from, if it was.
+    pub fn files(&self) -> Option<&ClientTlsFiles> {
+        self.files.as_deref()
+    }
+
+    /// What the next connection uses.
+    pub(crate) fn config(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Trusts the CA with this hash alone, which the server has to present: for the first connection of a host that has
@@ -195,7 +230,8 @@ impl ClientTls {
             .with_custom_certificate_verifier(Arc::new(PinnedCa::new(ca, provider())))
             .with_no_client_auth();
         Ok(Self {
-            config: Arc::new(config),
+            config: Arc::new(RwLock::new(Arc::new(config))),
+            files: None,
             ca: "the token's CA".into(),
             has_certificate: false,
             server_name: None,
@@ -218,13 +254,34 @@ impl ClientTls {
 
 impl fmt::Debug for ServerTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServerTls").field("client_auth", &self.client_auth).finish_non_exhaustive()
+        f.debug_struct("ServerTls")
+            .field("client_auth", &self.files.client_auth)
+            .finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientTls").field("ca", &self.ca).finish_non_exhaustive()
+    }
+}
+
+fn client_config(files: &ClientTlsFiles) -> Result<ClientConfig, TlsError> {
+    let roots = Arc::new(read_roots(&files.ca)?);
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .build()
+        .map_err(|cause| TlsError::Ca { path: files.ca.clone(), cause: cause.to_string() })?;
+    let builder = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?
+        .with_webpki_verifier(verifier);
+    match (&files.cert, &files.key) {
+        (None, None) => Ok(builder.with_no_client_auth()),
+        (Some(_), None) => Err(TlsError::Half { missing: "tls.key" }),
+        (None, Some(_)) => Err(TlsError::Half { missing: "tls.cert" }),
+        (Some(cert), Some(key)) => builder
+            .with_client_auth_cert(read_certificates("certificate", cert)?, read_key(key)?)
+            .map_err(|cause| key_pair(cert, key, &cause)),
     }
 }
 
@@ -251,7 +308,8 @@ fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn read_certificates(
+/// The certificates of a PEM file, in its order.
+pub fn read_certificates(
     what: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -139,6 +139,8 @@ apis! {
     DescribeMembership = 20004, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
     IssueCertificate = 20005, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
     RevokeCertificates = 20006, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
+    /// Of every member, for itself.
+    RenewCertificate = 20007, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
 }
 
 impl ApiKey {

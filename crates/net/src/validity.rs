@@ -1,4 +1,4 @@
-//! When a certificate ends, read from its DER.
+//! From when to when a certificate is good, read from its DER.
 //!
 //! Only as much of X.509 as lies before the end of the validity: `SEQUENCE { SEQUENCE { [0] version, serial, algorithm,
 //! issuer, SEQUENCE { notBefore, notAfter } ...`. Anything unexpected gives `None`, which the caller treats as expired.
@@ -13,7 +13,12 @@ const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
 /// The last moment at which the certificate is good.
-pub(crate) fn not_after(der: &[u8]) -> Option<WallMs> {
+pub fn not_after(der: &[u8]) -> Option<WallMs> {
+    validity(der).map(|(_, not_after)| not_after)
+}
+
+/// The first and the last moment at which the certificate is good.
+pub fn validity(der: &[u8]) -> Option<(WallMs, WallMs)> {
     let (certificate, _) = element(der, SEQUENCE)?;
     let (mut rest, _) = element(certificate, SEQUENCE)?;
     if rest.first() == Some(&VERSION) {
@@ -23,11 +28,16 @@ pub(crate) fn not_after(der: &[u8]) -> Option<WallMs> {
         rest = element(rest, tag)?.1;
     }
     let (validity, _) = element(rest, SEQUENCE)?;
-    let tag = *validity.first()?;
-    let (_, after) = element(validity, tag)?;
-    let tag = *after.first()?;
-    let (text, _) = element(after, tag)?;
-    moment(tag, std::str::from_utf8(text).ok()?)
+    let (not_before, after) = moment_at(validity)?;
+    let (not_after, _) = moment_at(after)?;
+    Some((not_before, not_after))
+}
+
+/// The moment at the front, and what follows it.
+fn moment_at(der: &[u8]) -> Option<(WallMs, &[u8])> {
+    let tag = *der.first()?;
+    let (text, rest) = element(der, tag)?;
+    Some((moment(tag, std::str::from_utf8(text).ok()?)?, rest))
 }
 
 /// The content of the element with `tag` at the front, and what follows it.
@@ -70,6 +80,7 @@ mod tests {
 
     fn certificate(year: i32) -> Vec<u8> {
         let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2026, 2, 27);
         params.not_after = rcgen::date_time_ymd(year, 2, 28);
         let key = rcgen::KeyPair::generate().unwrap();
         params.self_signed(&key).unwrap().der().to_vec()
@@ -79,7 +90,8 @@ mod tests {
     fn both_forms_of_time_are_read() {
         for (year, seconds) in [(2026, 1_772_236_800), (2049, 2_498_083_200), (2075, 3_318_537_600)]
         {
-            assert_eq!(not_after(&certificate(year)), Some(WallMs(seconds * 1_000)), "{year}");
+            let expected = (WallMs(1_772_150_400_000), WallMs(seconds * 1_000));
+            assert_eq!(validity(&certificate(year)), Some(expected), "{year}");
         }
     }
 

@@ -1,0 +1,248 @@
+//! Certificates that must be refused, as a server to our client and as a client to our listener: each by the check that is
+//! meant for it, named in the error.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+};
+use tailway_net::{
+    ClientAuth, ClientTls, ClientTlsFiles, HostPort, Limits, Listener, Security, ServerTls,
+    ServerTlsFiles, dial,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+type Ca = CertifiedIssuer<'static, KeyPair>;
+
+fn ca_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, name);
+    params
+}
+
+fn ca(name: &str) -> Ca {
+    CertifiedIssuer::self_signed(ca_params(name), KeyPair::generate().unwrap()).unwrap()
+}
+
+/// A good certificate for `localhost` and 127.0.0.1, for both uses.
+fn good() -> CertificateParams {
+    let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.subject_alt_names.push(SanType::IpAddress("127.0.0.1".parse().unwrap()));
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params
+}
+
+fn named(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let fresh = CertificateParams::new(names).unwrap();
+    let mut params = good();
+    params.subject_alt_names = fresh.subject_alt_names;
+    params
+}
+
+fn for_use(usage: ExtendedKeyUsagePurpose) -> CertificateParams {
+    let mut params = good();
+    params.extended_key_usages = vec![usage];
+    params
+}
+
+struct Pki {
+    dir: tempfile::TempDir,
+    ca: Ca,
+}
+
+impl Pki {
+    fn new() -> Pki {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = ca("the CA");
+        std::fs::write(dir.path().join("ca.pem"), ca.pem()).unwrap();
+        let pki = Pki { dir, ca };
+        pki.sign("good", good(), &pki.ca);
+        pki
+    }
+
+    fn put(&self, name: &str, pem: &str, key: &KeyPair) {
+        std::fs::write(self.path(name, "pem"), pem).unwrap();
+        let path = self.path(name, "key");
+        std::fs::write(&path, key.serialize_pem()).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    }
+
+    fn sign(&self, name: &str, params: CertificateParams, issuer: &Ca) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, issuer).unwrap();
+        self.put(name, &certificate.pem(), &key);
+    }
+
+    fn path(&self, name: &str, end: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.{end}"))
+    }
+
+    fn server(&self, name: &str) -> Security {
+        let files = ServerTlsFiles {
+            cert: self.path(name, "pem"),
+            key: self.path(name, "key"),
+            client_ca: Some(self.path("ca", "pem")),
+            client_auth: ClientAuth::Required,
+        };
+        Security::Tls(ServerTls::load(&files).unwrap())
+    }
+
+    fn client(&self, name: &str) -> ClientTls {
+        let files = ClientTlsFiles {
+            ca: self.path("ca", "pem"),
+            cert: Some(self.path(name, "pem")),
+            key: Some(self.path(name, "key")),
+            server_name: None,
+        };
+        ClientTls::load(&files).unwrap()
+    }
+
+    /// What the client, dialing `host`, and the server say of a connection between these two; empty: nothing is wrong.
+    async fn meet(&self, server: &str, client: &str, host: &str) -> (String, String) {
+        let address = HostPort::new("127.0.0.1", 0);
+        let bound = Listener::bind(&address, self.server(server), Limits::default()).await.unwrap();
+        let port = bound.local_addr().port();
+        let taken = tailway_runtime::spawn(async move {
+            let taken = bound.accept().await.unwrap().establish().await;
+            let mut accepted = taken.map_err(|error| error.to_string())?;
+            accepted.stream.write_all(b"!").await.unwrap();
+            accepted.stream.flush().await.unwrap();
+            Ok::<(), String>(())
+        });
+        let dialed = dial(&HostPort::new(host, port), Some(&self.client(client)), TIMEOUT).await;
+        let said = match dialed {
+            Ok(mut stream) => {
+                // TLS 1.3 tells a client of its refused certificate with the first read.
+                let read = stream.read(&mut [0; 1]).await;
+                read.err().map(|error| tailway_net::explain::io_error(&error)).unwrap_or_default()
+            }
+            Err(error) => error.to_string(),
+        };
+        (said, taken.await.unwrap().err().unwrap_or_default())
+    }
+}
+
+/// Name of the case, the certificate, and what a client of such a server and a server of such a client say; `None` where it
+/// is no reason to refuse: hosts' names are not asked of clients.
+type Case = (&'static str, CertificateParams, Option<&'static str>, Option<&'static str>);
+
+fn signed_cases() -> Vec<Case> {
+    let mut expired = good();
+    (expired.not_before, expired.not_after) =
+        (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    let mut future = good();
+    (future.not_before, future.not_after) = (date_time_ymd(2090, 1, 1), date_time_ymd(2091, 1, 1));
+    let mut cn_only = named(&[]);
+    cn_only.distinguished_name.push(DnType::CommonName, "localhost");
+    let not_now = Some("it is valid from 2090-01-01T00:00:00Z, this host's clock says 20");
+    let over = Some("it expired at 2021-01-01T00:00:00Z, this host's clock says 20");
+    let clients = for_use(ExtendedKeyUsagePurpose::ClientAuth);
+    let servers = for_use(ExtendedKeyUsagePurpose::ServerAuth);
+    vec![
+        (
+            "name",
+            named(&["other.example"]),
+            Some("is for `other.example`, not for `localhost`"),
+            None,
+        ),
+        ("ip", named(&["192.0.2.7"]), Some("is for `192.0.2.7`, not for `localhost`"), None),
+        ("expired", expired, over, over),
+        ("not-yet-valid", future, not_now, not_now),
+        ("for-clients", clients, Some("is not for use by a server (extended key usage)"), None),
+        ("for-servers", servers, None, Some("is not for use by a client (extended key usage)")),
+        ("cn-only", cn_only, Some("names no host, and not `localhost`"), None),
+        // RFC 6125: a wildcard stands for one label, and never for a name without a dot.
+        ("wildcard", named(&["*.localhost"]), Some("not for `localhost`"), None),
+    ]
+}
+
+#[tokio::test]
+async fn each_bad_certificate_is_refused_by_its_own_check() {
+    let pki = Pki::new();
+    assert_eq!(pki.meet("good", "good", "localhost").await, (String::new(), String::new()));
+    assert_eq!(pki.meet("good", "good", "127.0.0.1").await, (String::new(), String::new()));
+    for (name, params, to_client, to_server) in signed_cases() {
+        pki.sign(name, params, &pki.ca);
+        check(&pki, name, to_client, to_server).await;
+    }
+    let unknown = Some("is not signed by");
+    // Another CA of the same name.
+    pki.sign("wrong-ca", good(), &ca("the CA"));
+    check(&pki, "wrong-ca", unknown, unknown).await;
+    let key = KeyPair::generate().unwrap();
+    let own = good().self_signed(&key).unwrap();
+    pki.put("self-signed", &own.pem(), &key);
+    check(&pki, "self-signed", unknown, unknown).await;
+    // Signed by a CA that our CA has signed: good with it, refused without.
+    let between =
+        CertifiedIssuer::signed_by(ca_params("between"), KeyPair::generate().unwrap(), &pki.ca)
+            .unwrap();
+    pki.sign("no-intermediate", good(), &between);
+    check(&pki, "no-intermediate", unknown, unknown).await;
+    let leaf = std::fs::read_to_string(pki.path("no-intermediate", "pem")).unwrap();
+    std::fs::write(pki.path("no-intermediate", "pem"), leaf + &between.pem()).unwrap();
+    check(&pki, "no-intermediate", None, None).await;
+}
+
+async fn check(pki: &Pki, name: &str, to_client: Option<&str>, to_server: Option<&str>) {
+    let (said, _) = pki.meet(name, "good", "localhost").await;
+    compare(&format!("client of a server with {name}"), &said, to_client);
+    let (at_client, said) = pki.meet("good", name, "localhost").await;
+    compare(&format!("server of a client with {name}"), &said, to_server);
+    // The refused client learns it too.
+    assert_eq!(at_client.is_empty(), to_server.is_none(), "{name}: {at_client}");
+}
+
+fn compare(who: &str, said: &str, expected: Option<&str>) {
+    match expected {
+        Some(expected) => assert!(said.contains(expected), "{who} says: {said:?}"),
+        None => assert_eq!(said, "", "{who}"),
+    }
+}
+
+/// What was loaded before goes on until `reload`, and over a reload that fails.
+#[tokio::test]
+async fn certificates_are_replaced_while_listeners_and_dialers_live() {
+    let pki = Pki::new();
+    let load = |name: &str| match pki.server(name) {
+        Security::Tls(tls) => tls,
+        Security::Plaintext => unreachable!("it is TLS"),
+    };
+    let (server, client) = (load("good"), pki.client("good"));
+    let limits = Limits::default();
+    let security = Security::Tls(server.clone());
+    let listener = Listener::bind(&HostPort::new("127.0.0.1", 0), security, limits).await.unwrap();
+    let address = HostPort::new("localhost", listener.local_addr().port());
+    let accepting = tailway_runtime::spawn(async move {
+        loop {
+            let incoming = listener.accept().await.unwrap();
+            tailway_runtime::spawn(async move { incoming.establish().await.map(drop) });
+        }
+    });
+    let try_it = async || dial(&address, Some(&client), TIMEOUT).await.map(drop);
+    try_it().await.unwrap();
+    // A new CA, and new certificates of it, in the old places.
+    let fresh = ca("the next CA");
+    std::fs::write(pki.path("ca", "pem"), fresh.pem()).unwrap();
+    pki.sign("good", good(), &fresh);
+    try_it().await.unwrap();
+    server.reload().unwrap();
+    let error = try_it().await.unwrap_err().to_string();
+    assert!(error.contains("is not signed by"), "the client has the old CA: {error}");
+    client.reload().unwrap();
+    try_it().await.unwrap();
+    std::fs::write(pki.path("good", "key"), "").unwrap();
+    assert!(server.reload().is_err() && client.reload().is_err());
+    try_it().await.unwrap();
+    accepting.abort();
+}
