@@ -90,6 +90,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: members::CertCommand,
     },
+    /// Print settings of kcat, Java clients, Filebeat or librdkafka for an identity that `cert issue` made
+    ClientConfig(members::ClientConfigArgs),
     /// Check a configuration file of any of the three daemons (exit 0 good, 78 not)
     #[command(after_help = "Example:\n  tailway check /etc/tailway/broker.yaml")]
     Check {

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
         Command::Coordinator { command } => members::coordinator(command),
         Command::Token { command } => one_thread(members::token(command)),
         Command::Enroll(args) => one_thread(members::enroll(args)),
+        Command::ClientConfig(args) => members::client_config(&args),
         Command::Cert { command } => one_thread(members::cert(command)),
         Command::Topic { command } => one_thread(topic::run(command)),
         Command::Tap(args) => one_thread(tap::run(args)),

@@ -47,6 +47,8 @@ pub(super) async fn issue(
         coordinator: caller.identity.coordinator.clone(),
     };
     write_pkcs12(&papers, name, &made.key_pem, &enrolled)?;
+    let keystore = Secret::new(format!("{}{}", made.key_pem.expose(), enrolled.certificate_pem));
+    papers.put(KEYSTORE_PEM, keystore.expose())?;
     papers.write(&made.key_pem, &enrolled.certificate_pem, &enrolled.ca_pem, &identity)?;
     let issued = &enrolled.certificate;
     complain(&format!(
@@ -58,7 +60,8 @@ pub(super) async fn issue(
         (papers.cert(), "certificate (PEM)"),
         (papers.key(), "its key (PEM, PKCS#8)"),
         (papers.ca(), "the CA to trust (PEM)"),
-        (papers.dir.join(P12), "all three (PKCS12, for Java)"),
+        (papers.dir.join(KEYSTORE_PEM), "certificate and key in one (PEM, for Java)"),
+        (papers.dir.join(P12), "all of it (PKCS12, for Java before Kafka 2.7)"),
         (papers.dir.join(P12_PASSWORD), "the password of the PKCS12"),
     ] {
         say(&format!("{}  {what}", path.display()))?;
@@ -66,6 +69,7 @@ pub(super) async fn issue(
     Ok(Exit::Ok)
 }
 
+pub(super) const KEYSTORE_PEM: &str = "keystore.pem";
 const P12: &str = "keystore.p12";
 const P12_PASSWORD: &str = "keystore.password";
 

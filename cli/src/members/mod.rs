@@ -5,6 +5,7 @@
 
 mod call;
 mod cert;
+pub(crate) mod client_config;
 mod enroll;
 mod identity;
 mod init;
@@ -155,6 +156,20 @@ impl std::str::FromStr for TokenArg {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  tailway client-config kcat --identity ./reports --bootstrap broker.example.com:9093"
+)]
+pub(crate) struct ClientConfigArgs {
+    pub(crate) software: client_config::Software,
+    /// The directory that `tailway cert issue` wrote
+    #[arg(long, value_name = "DIR")]
+    pub(crate) identity: PathBuf,
+    /// Brokers to ask first
+    #[arg(long, value_name = "HOST:PORT,...", env = "TAILWAY_BOOTSTRAP")]
+    pub(crate) bootstrap: String,
+}
+
+#[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   tailway enroll coordinator.example.com:9191 TOKEN
@@ -207,6 +222,10 @@ pub(crate) async fn cert(command: CertCommand) -> Result<Exit> {
         CertCommand::List { admin } => cert::list(&admin).await,
         CertCommand::Revoke { which, admin } => cert::revoke(&which, &admin).await,
     }
+}
+
+pub(crate) fn client_config(args: &ClientConfigArgs) -> Result<Exit> {
+    client_config::run(args.software, &args.identity, &args.bootstrap)
 }
 
 pub(crate) async fn enroll(args: EnrollArgs) -> Result<Exit> {

@@ -1,0 +1,131 @@
+//! `tailway client-config`: settings of other software for an identity that `cert issue` made, to be used as printed.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use tailway_daemon::exit::Exit;
+use tailway_net::HostPort;
+
+use super::cert::KEYSTORE_PEM;
+use super::identity::Papers;
+use crate::output::{quoted, say};
+
+/// Whose settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Software {
+    /// A command to paste
+    Kcat,
+    /// client.properties of Java clients and of Kafka's own tools, 2.7 and newer
+    Java,
+    /// output.kafka of filebeat.yml
+    Filebeat,
+    /// Properties of librdkafka and of what is built on it (confluent-kafka)
+    Librdkafka,
+}
+
+pub(crate) fn run(software: Software, identity: &Path, bootstrap: &str) -> Result<Exit> {
+    let papers = Papers::in_dir(identity)?;
+    let brokers: Vec<String> =
+        HostPort::parse_list(bootstrap)?.iter().map(ToString::to_string).collect();
+    let missing = [papers.ca(), papers.cert(), papers.key(), papers.dir.join(KEYSTORE_PEM)];
+    if let Some(missing) = missing.iter().find(|path| !path.exists()) {
+        bail!(
+            "{} is missing\n  next: tailway cert issue --role client NAME --out DIR, and --identity DIR here",
+            missing.display()
+        );
+    }
+    for line in settings(software, &papers, &brokers) {
+        say(&line)?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn settings(software: Software, papers: &Papers, brokers: &[String]) -> Vec<String> {
+    let at = |path: std::path::PathBuf| path.display().to_string();
+    let (ca, cert, key) = (at(papers.ca()), at(papers.cert()), at(papers.key()));
+    let keystore = at(papers.dir.join(KEYSTORE_PEM));
+    let bootstrap = brokers.join(",");
+    let librdkafka = [
+        ("security.protocol", "ssl"),
+        ("ssl.ca.location", ca.as_str()),
+        ("ssl.certificate.location", cert.as_str()),
+        ("ssl.key.location", key.as_str()),
+    ];
+    match software {
+        Software::Kcat => {
+            let options = librdkafka
+                .map(|(name, value)| format!("-X {}", quoted(&format!("{name}={value}"))));
+            vec![format!("kcat -b {} {} -L", quoted(&bootstrap), options.join(" "))]
+        }
+        Software::Librdkafka => {
+            let mut lines = vec![format!("bootstrap.servers={bootstrap}")];
+            lines.extend(librdkafka.map(|(name, value)| format!("{name}={value}")));
+            lines
+        }
+        Software::Java => vec![
+            format!("bootstrap.servers={bootstrap}"),
+            "security.protocol=SSL".to_owned(),
+            "ssl.truststore.type=PEM".to_owned(),
+            format!("ssl.truststore.location={ca}"),
+            "ssl.keystore.type=PEM".to_owned(),
+            format!("ssl.keystore.location={keystore}"),
+        ],
+        Software::Filebeat => {
+            let hosts: Vec<String> = brokers.iter().map(|broker| yaml(broker)).collect();
+            vec![
+                "output.kafka:".to_owned(),
+                format!("  hosts: [{}]", hosts.join(", ")),
+                "  topic: filebeat".to_owned(),
+                "  version: \"2.1.0\"".to_owned(),
+                "  required_acks: -1".to_owned(),
+                format!("  ssl.certificate_authorities: [{}]", yaml(&ca)),
+                format!("  ssl.certificate: {}", yaml(&cert)),
+                format!("  ssl.key: {}", yaml(&key)),
+            ]
+        }
+    }
+}
+
+/// A text in double quotes, as YAML and JSON have it.
+fn yaml(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_whole_and_quoted() {
+        let papers = Papers::in_dir(Path::new("/a b")).unwrap();
+        let lines = |software| settings(software, &papers, &["h:1".into(), "[::1]:2".into()]);
+        assert_eq!(
+            lines(Software::Kcat),
+            [
+                "kcat -b 'h:1,[::1]:2' -X security.protocol=ssl -X 'ssl.ca.location=/a b/ca.pem' -X 'ssl.certificate.location=/a b/cert.pem' -X 'ssl.key.location=/a b/cert.key' -L"
+            ]
+        );
+        assert_eq!(
+            lines(Software::Librdkafka),
+            [
+                "bootstrap.servers=h:1,[::1]:2",
+                "security.protocol=ssl",
+                "ssl.ca.location=/a b/ca.pem",
+                "ssl.certificate.location=/a b/cert.pem",
+                "ssl.key.location=/a b/cert.key",
+            ]
+        );
+        assert_eq!(lines(Software::Java)[5], "ssl.keystore.location=/a b/keystore.pem");
+        let filebeat = lines(Software::Filebeat);
+        assert_eq!(filebeat[1], r#"  hosts: ["h:1", "[::1]:2"]"#);
+        assert_eq!(filebeat[7], r#"  ssl.key: "/a b/cert.key""#);
+    }
+
+    #[test]
+    fn an_identity_that_is_not_whole_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = run(Software::Kcat, dir.path(), "h:1").unwrap_err().to_string();
+        assert!(error.contains("ca.pem is missing") && error.contains("cert issue"), "{error}");
+    }
+}
