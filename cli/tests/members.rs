@@ -1,0 +1,179 @@
+//! From nothing to members, by the commands that an operator types: `coordinator init`, `token`, `enroll`, `cert`,
+//! `client-config`, against a coordinator that was started from the configuration which `init` wrote.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use tailway_agent::Agent;
+use tailway_broker::Broker;
+use tailway_coordinator::{Config, Coordinator};
+use tailway_daemon::{Context, Daemon, Deadline};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct House {
+    dir: tempfile::TempDir,
+}
+
+/// What a command said: whether it succeeded, its results, its remarks.
+struct Said {
+    done: bool,
+    out: String,
+    err: String,
+}
+
+impl House {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Runs `tailway` in the directory, as the admin that `init` made.
+    fn tailway(&self, line: &str) -> Said {
+        self.tailway_given(line, "")
+    }
+
+    fn tailway_given(&self, line: &str, stdin: &str) -> Said {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_tailway"))
+            .args(line.split(' '))
+            .current_dir(self.dir.path())
+            .env("TAILWAY_IDENTITY", self.path("admin"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that does not read it has closed its end.
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).ok();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Said { done: output.status.success(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    fn done(&self, line: &str) -> String {
+        let said = self.tailway(line);
+        assert!(said.done, "{line}: {}", said.err);
+        said.out
+    }
+
+    fn refused(&self, line: &str) -> String {
+        let said = self.tailway(line);
+        assert!(!said.done, "{line}: {}", said.out);
+        said.err
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Everything below a directory is its owner's alone.
+fn check_private(dir: &Path) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o077;
+        assert_eq!(mode, 0, "{}", path.display());
+        if path.is_dir() {
+            check_private(&path);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_makes_a_cluster_and_lets_hosts_in() {
+    let house = House { dir: tempfile::tempdir().unwrap() };
+    let (listen, enroll) = (free_port(), free_port());
+    let init = format!(
+        "coordinator init --name localhost --data-dir c --config c.yaml --admin admin --listen 127.0.0.1:{listen} --enroll-listen 127.0.0.1:{enroll}"
+    );
+    house.done(&init);
+    assert!(house.refused(&init).contains("c.yaml is there already"));
+    check_private(&house.path("c"));
+    check_private(&house.path("admin"));
+    let context = Context::default();
+    let config = Config::load(&house.path("c.yaml")).unwrap();
+    let coordinator = Coordinator::start(config, context.clone()).await.unwrap();
+    tokio::time::timeout(PATIENCE, context.ready.wait()).await.unwrap();
+
+    let (broker, agent) = tokio::task::block_in_place(|| {
+        (enroll_broker(&house, enroll), enroll_agent(&house, enroll))
+    });
+    // What was written is a good configuration, with a key that is let pass.
+    Broker::load_config(&broker).unwrap();
+    let text = std::fs::read_to_string(&agent).unwrap();
+    assert!(text.contains("brokers: []"), "no broker has registered yet: {text}");
+    std::fs::write(&agent, text.replace("brokers: []", "brokers: [localhost:9093]")).unwrap();
+    Agent::load_config(&agent).unwrap();
+    tokio::task::block_in_place(|| certificates(&house));
+    coordinator.stop(Deadline::after(PATIENCE)).await.unwrap();
+}
+
+fn enroll_broker(house: &House, port: u16) -> PathBuf {
+    let token = house.done("token create --role broker");
+    let token = token.trim();
+    let at = format!("enroll localhost:{port}");
+    let rest = "--state b --config b.yaml";
+    assert!(house.refused(&format!("{at} {token} {rest} --name b")).contains("give --id NUMBER"));
+    assert!(house.refused(&format!("{at} {token} {rest} --id 1")).contains("give --name HOST"));
+    let id = token.split('.').nth(2).unwrap();
+    let altered = token.replace(id, "broker00000000");
+    let said = house.refused(&format!("{at} {altered} {rest} --id 1 --name b"));
+    assert!(said.contains("the token is not known here"), "{said}");
+    assert!(!said.contains(token.rsplit('.').next().unwrap()), "a secret is told: {said}");
+    house.done(&format!("{at} {token} {rest} --id 1 --name b"));
+    check_private(&house.path("b"));
+    // Once in, never over what is there.
+    assert!(
+        house.refused(&format!("{at} {token} {rest} --id 1 --name b")).contains("there already")
+    );
+    let used = house.refused(&format!("{at} {token} --state b2 --config b2.yaml --id 2 --name c"));
+    assert!(used.contains("is used up"), "{used}");
+    house.path("b.yaml")
+}
+
+fn enroll_agent(house: &House, port: u16) -> PathBuf {
+    let token = house.done("token create --role agent --ttl 10m --uses 2");
+    let line = format!("enroll localhost:{port} - --id web1 --state a --config a.yaml");
+    let said = house.tailway_given(&line, &token);
+    assert!(said.done, "{}", said.err);
+    let list = house.done("token list");
+    assert!(list.contains("1 of 2") && list.contains("1 of 1"), "{list}");
+    let id = token.split('.').nth(2).unwrap();
+    house.done(&format!("token revoke {id}"));
+    assert!(!house.done("token list").contains(id));
+    house.path("a.yaml")
+}
+
+fn certificates(house: &House) {
+    house.done("cert issue --role client reports --out reports");
+    check_private(&house.path("reports"));
+    let kcat = house.done("client-config kcat --identity reports --bootstrap b:9093");
+    let ca = house.path("reports").join("ca.pem");
+    assert!(kcat.contains(&format!("ssl.ca.location={}", ca.display())), "{kcat}");
+    let list = house.done("cert list");
+    for (role, id) in [
+        ("coordinator", "0"),
+        ("admin", "root"),
+        ("broker", "1"),
+        ("agent", "web1"),
+        ("client", "reports"),
+    ] {
+        let row = list.lines().find(|line| line.contains(role) && line.contains(id));
+        assert!(row.is_some_and(|row| row.contains("ends in 364 days")), "{role} {id}:\n{list}");
+    }
+    let denied = house.refused("cert list --identity reports");
+    assert!(denied.contains("client reports may not call DescribeMembership"), "{denied}");
+    assert!(house.done("cert revoke client/reports").contains("client reports is revoked"));
+    let list = house.done("cert list");
+    assert!(
+        list.lines().any(|line| line.contains("reports") && line.contains("revoked")),
+        "{list}"
+    );
+    assert!(
+        house.refused("cert revoke client/nobody").contains("no certificate is client/nobody's")
+    );
+}
