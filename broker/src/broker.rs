@@ -110,6 +110,7 @@ impl Broker {
             listeners.iter().map(|listener| listener.endpoint.clone()).collect();
         let partitions = open_partitions(&disk, &config, &context).await?;
         let (publish_image, image) = watch::channel(Arc::new(ClusterImage::default()));
+        refuse_revoked(&config, &image);
         let away = LinkState::Away { cause: "not connected yet".into() };
         let (publish_link, link) = watch::channel(away);
         let view =
@@ -151,6 +152,16 @@ impl Broker {
     /// What clients are told to connect to, by listener. Ports that were 0 in the configuration are real here.
     pub fn listeners(&self) -> &[AdvertisedListener] {
         &self.listeners
+    }
+}
+
+/// What the image says was revoked is refused in the handshake.
+fn refuse_revoked(config: &Config, image: &watch::Receiver<Arc<ClusterImage>>) {
+    for listener in &config.listeners {
+        if let Security::Tls(tls) = &listener.security {
+            let image = image.clone();
+            tls.refuse_revoked(move |serial| image.borrow().security.is_revoked(serial));
+        }
     }
 }
 

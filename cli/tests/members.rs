@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tailway_agent::Agent;
@@ -17,6 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct House {
     dir: tempfile::TempDir,
+    /// What nobody may see: of tokens, keys and passwords.
+    secrets: Mutex<Vec<String>>,
 }
 
 /// What a command said: whether it succeeded, its results, its remarks.
@@ -53,6 +56,18 @@ impl House {
         Said { done: output.status.success(), out: text(output.stdout), err: text(output.stderr) }
     }
 
+    fn secret(&self, text: &str) {
+        assert!(text.len() >= 32, "too short to look for: {text}");
+        self.secrets.lock().unwrap().push(text.to_owned());
+    }
+
+    /// The lines of a PEM file's key.
+    fn secret_key(&self, path: &Path) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let (_, key) = text.split_once("PRIVATE KEY-----\n").unwrap();
+        self.secret(key.lines().next().unwrap());
+    }
+
     fn done(&self, line: &str) -> String {
         let said = self.tailway(line);
         assert!(said.done, "{line}: {}", said.err);
@@ -85,7 +100,13 @@ fn check_private(dir: &Path) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operator_makes_a_cluster_and_lets_hosts_in() {
-    let house = House { dir: tempfile::tempdir().unwrap() };
+    let house = House { dir: tempfile::tempdir().unwrap(), secrets: Mutex::default() };
+    let log = Log::default();
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .init();
     let (listen, enroll) = (free_port(), free_port());
     let init = format!(
         "coordinator init --name localhost --data-dir c --config c.yaml --admin admin --listen 127.0.0.1:{listen} --enroll-listen 127.0.0.1:{enroll}"
@@ -109,12 +130,42 @@ async fn an_operator_makes_a_cluster_and_lets_hosts_in() {
     std::fs::write(&agent, text.replace("brokers: []", "brokers: [localhost:9093]")).unwrap();
     Agent::load_config(&agent).unwrap();
     tokio::task::block_in_place(|| certificates(&house));
+    for key in ["c/ca/ca.key", "c/tls/member.pem", "admin/cert.key", "b/tls/member.pem"] {
+        house.secret_key(&house.path(key));
+    }
     coordinator.stop(Deadline::after(PATIENCE)).await.unwrap();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    assert!(
+        log.contains("web1") && log.contains("join token used"),
+        "no log to look through: {log}"
+    );
+    let shown = [log, context.metrics.encode(), context.status.json().to_string()].concat();
+    let secrets = house.secrets.lock().unwrap();
+    assert_eq!(secrets.len(), 8);
+    for secret in secrets.iter() {
+        assert!(!shown.contains(secret.as_str()), "{secret} is shown");
+    }
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 fn enroll_broker(house: &House, port: u16) -> PathBuf {
     let token = house.done("token create --role broker");
     let token = token.trim();
+    house.secret(token.rsplit('.').next().unwrap());
     let at = format!("enroll localhost:{port}");
     let rest = "--state b --config b.yaml";
     assert!(house.refused(&format!("{at} {token} {rest} --name b")).contains("give --id NUMBER"));
@@ -137,6 +188,7 @@ fn enroll_broker(house: &House, port: u16) -> PathBuf {
 
 fn enroll_agent(house: &House, port: u16) -> PathBuf {
     let token = house.done("token create --role agent --ttl 10m --uses 2");
+    house.secret(token.trim().rsplit('.').next().unwrap());
     let line = format!("enroll localhost:{port} - --id web1 --state a --config a.yaml");
     let said = house.tailway_given(&line, &token);
     assert!(said.done, "{}", said.err);
@@ -151,6 +203,8 @@ fn enroll_agent(house: &House, port: u16) -> PathBuf {
 fn certificates(house: &House) {
     house.done("cert issue --role client reports --out reports");
     check_private(&house.path("reports"));
+    house.secret_key(&house.path("reports/cert.key"));
+    house.secret(&std::fs::read_to_string(house.path("reports/keystore.password")).unwrap());
     let kcat = house.done("client-config kcat --identity reports --bootstrap b:9093");
     let ca = house.path("reports").join("ca.pem");
     assert!(kcat.contains(&format!("ssl.ca.location={}", ca.display())), "{kcat}");

@@ -230,6 +230,8 @@ fn serve_members(
     (tls, own_renewal): (ServerTls, Option<Box<OwnRenewal>>),
     context: &Context,
 ) {
+    let feed = service.feed.clone();
+    tls.refuse_revoked(move |serial| feed.image().security.is_revoked(serial));
     let mut servers = vec![tls];
     if let Some((listener, tls)) = enrollment {
         servers.push(tls);

@@ -115,6 +115,7 @@ pub const GUARDS: &[&str] = &[
     "coordinator.token_uses_unchecked",
     "net.any_ca_is_pinned",
     "net.exposed_key_accepted",
+    "net.revoked_accepted",
 ];
 
 #[cfg(feature = "faults")]

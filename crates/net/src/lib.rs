@@ -20,6 +20,7 @@ pub mod peer;
 pub mod pin;
 pub mod port_holder;
 pub mod renewal;
+mod revocation;
 pub mod rpc;
 #[cfg(feature = "sim")]
 pub mod sim;

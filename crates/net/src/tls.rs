@@ -16,10 +16,11 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tailway_metadata::security::Sha256;
+use tailway_metadata::security::{Serial, Sha256};
 
 use crate::address::HostPort;
 use crate::pin::PinnedCa;
+use crate::revocation::{Revoked, Unrevoked};
 
 /// A key may be read by its group (as Debian's ssl-cert), by nobody else, and changed by its owner alone.
 const KEY_MODE_MASK: u32 = 0o037;
@@ -65,6 +66,7 @@ pub struct ServerTls {
     files: Arc<ServerTlsFiles>,
     /// Shown behind the chain.
     shown_ca: Option<CertificateDer<'static>>,
+    revoked: Revoked,
 }
 
 /// A client's TLS, ready for use. Cheap to clone; clones share what [`ClientTls::reload`] reads.
@@ -131,14 +133,20 @@ impl ServerTls {
         files: ServerTlsFiles,
         shown_ca: Option<CertificateDer<'static>>,
     ) -> Result<Self, TlsError> {
-        let config = server_config(&files, shown_ca.as_ref())?;
+        let revoked = Revoked::default();
+        let config = server_config(&files, shown_ca.as_ref(), &revoked)?;
         let config = Arc::new(RwLock::new(Arc::new(config)));
-        Ok(Self { config, files: Arc::new(files), shown_ca })
+        Ok(Self { config, files: Arc::new(files), shown_ca, revoked })
+    }
+
+    /// From here on clients are refused whose certificate `is_revoked`, in the handshake.
+    pub fn refuse_revoked(&self, is_revoked: impl Fn(&Serial) -> bool + Send + Sync + 'static) {
+        self.revoked.ask(Arc::new(is_revoked));
     }
 
     /// Reads the files again: handshakes from here on use what they hold. On an error all stays as it was. Blocks.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let fresh = Arc::new(server_config(&self.files, self.shown_ca.as_ref())?);
+        let fresh = Arc::new(server_config(&self.files, self.shown_ca.as_ref(), &self.revoked)?);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -160,6 +168,7 @@ impl ServerTls {
 fn server_config(
     files: &ServerTlsFiles,
     shown_ca: Option<&CertificateDer<'static>>,
+    revoked: &Revoked,
 ) -> Result<ServerConfig, TlsError> {
     let mut chain = read_certificates("certificate", &files.cert)?;
     chain.extend(shown_ca.cloned());
@@ -180,7 +189,8 @@ fn server_config(
             let verifier = verifier
                 .build()
                 .map_err(|cause| TlsError::Ca { path: path.clone(), cause: cause.to_string() })?;
-            builder.with_client_cert_verifier(verifier)
+            let revoked = revoked.clone();
+            builder.with_client_cert_verifier(Arc::new(Unrevoked { verifier, revoked }))
         }
     };
     builder.with_single_cert(chain, key).map_err(|cause| key_pair(&files.cert, &files.key, &cause))

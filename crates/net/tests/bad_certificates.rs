@@ -11,9 +11,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
+use tailway_net::tls::read_certificates;
 use tailway_net::{
-    ClientAuth, ClientTls, ClientTlsFiles, HostPort, Limits, Listener, Security, ServerTls,
-    ServerTlsFiles, dial,
+    ClientAuth, ClientTls, ClientTlsFiles, HostPort, Limits, Listener, PeerIdentity, Security,
+    ServerTls, ServerTlsFiles, dial,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -109,8 +110,12 @@ impl Pki {
 
     /// What the client, dialing `host`, and the server say of a connection between these two; empty: nothing is wrong.
     async fn meet(&self, server: &str, client: &str, host: &str) -> (String, String) {
+        self.meet_at(self.server(server), client, host).await
+    }
+
+    async fn meet_at(&self, server: Security, client: &str, host: &str) -> (String, String) {
         let address = HostPort::new("127.0.0.1", 0);
-        let bound = Listener::bind(&address, self.server(server), Limits::default()).await.unwrap();
+        let bound = Listener::bind(&address, server, Limits::default()).await.unwrap();
         let port = bound.local_addr().port();
         let taken = tailway_runtime::spawn(async move {
             let taken = bound.accept().await.unwrap().establish().await;
@@ -208,6 +213,43 @@ fn compare(who: &str, said: &str, expected: Option<&str>) {
         Some(expected) => assert!(said.contains(expected), "{who} says: {said:?}"),
         None => assert_eq!(said, "", "{who}"),
     }
+}
+
+#[tokio::test]
+async fn a_revoked_client_is_refused_in_the_handshake_and_told() {
+    let pki = Pki::new();
+    pki.sign("gone", good(), &pki.ca);
+    let gone = read_certificates("certificate", &pki.path("gone", "pem")).unwrap();
+    let serial = PeerIdentity::from_certificate(&gone[0]).unwrap().serial;
+    let Security::Tls(tls) = pki.server("good") else { unreachable!("it is TLS") };
+    tls.refuse_revoked(move |asked| *asked == serial);
+    for (client, at_client, at_server) in [
+        ("good", "", ""),
+        (
+            "gone",
+            "the server does not accept our certificate (CertificateRevoked)",
+            "the client's certificate was revoked",
+        ),
+    ] {
+        let (to_client, to_server) =
+            pki.meet_at(Security::Tls(tls.clone()), client, "localhost").await;
+        assert!(to_client.contains(at_client), "{client}: {to_client}");
+        assert!(to_server.contains(at_server), "{client}: {to_server}");
+        assert_eq!(to_server.is_empty(), at_server.is_empty(), "{client}: {to_server}");
+    }
+    tls.reload().unwrap();
+    let (_, to_server) = pki.meet_at(Security::Tls(tls), "gone", "localhost").await;
+    assert!(to_server.contains("was revoked"), "after a reload: {to_server}");
+}
+
+/// The test above, in a process of its own, without the check.
+#[test]
+fn the_check_of_revocations_is_missed_when_it_is_left_out() {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "a_revoked_client_is_refused_in_the_handshake_and_told"]);
+    let output = child.env("TAILWAY_PLANT", "net.revoked_accepted").output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && text.contains("panicked"), "{text}");
 }
 
 /// What was loaded before goes on until `reload`, and over a reload that fails.
