@@ -260,7 +260,7 @@ async fn without_the_coordinator_what_exists_is_served_and_all_heals_when_it_ret
     let (broker, context) = house.broker(address, "data").await;
     ready(&context).await;
     let start = &context.status.json()["start"];
-    assert_eq!((&start["logs"], &start["clean"]), (&1.into(), &1.into()), "{start}");
+    assert_eq!((&start["logs"], &start["clean"]), (&2.into(), &2.into()), "{start}");
     let client = Client::connect(&broker).await;
     assert_eq!(client.store("t").await, 2);
     assert!(client.producer_id().await.unwrap() > before);
