@@ -39,9 +39,10 @@ fn check(program: &str, path: &[&str]) -> usize {
 
 #[test]
 fn every_help_ends_with_an_example() {
-    let counts = PROGRAMS.map(|program| check(program, &[]));
-    // tailway: itself, dev, export, topic and its four, tap, produce, check; a daemon: itself and check.
-    assert_eq!(counts, [11, 2, 2, 2]);
+    let [tailway, daemons @ ..] = PROGRAMS.map(|program| check(program, &[]));
+    // Fewer, and the sections of subcommands are not read any more.
+    assert!(tailway >= 27, "{tailway} commands of tailway");
+    assert_eq!(daemons, [2, 2, 2], "a daemon has itself and check");
 }
 
 #[test]
