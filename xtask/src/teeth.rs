@@ -199,6 +199,13 @@ const TEETH: &[(&str, Bite)] = &[
             name: "quorum::crash_tests::acknowledged_records_survive_a_power_cut_at_every_operation",
         },
     ),
+    (
+        "storage.journal_bad_crc",
+        Test {
+            package: "tailway-storage",
+            name: "journal::tests::damage_of_durable_records_is_an_error_that_names_file_and_offset",
+        },
+    ),
 ];
 
 /// Test programs that plant bugs themselves and demand that each is found: package, program, and the file that names the bugs.

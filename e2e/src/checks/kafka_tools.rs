@@ -139,12 +139,16 @@ impl Tools {
             }
         }
         ensure!(records == 200, "the last sequences add up to {records} records, not 200");
+        // The tool asks for what does not exist again and again, for a minute if it is let.
+        let impatient = format!("{}.impatient", self.config);
+        let timeouts = "\ndefault.api.timeout.ms=3000\nrequest.timeout.ms=2000\n";
+        std::fs::write(&impatient, std::fs::read_to_string(&self.config)? + timeouts)?;
         let (code, said) = self.kafka.tool_output(&[
             "kafka-transactions",
             "--bootstrap-server",
             &self.address,
             "--command-config",
-            &self.config,
+            &impatient,
             "describe-producers",
             "--topic",
             topic,

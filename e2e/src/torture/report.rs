@@ -15,7 +15,7 @@ use super::writer::Written;
 use crate::lines::Verdict;
 
 /// Kills of the agent below which their share says nothing.
-const AGENT_KILLS_MIN: usize = 3;
+const AGENT_KILLS_MIN: usize = 30;
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
