@@ -103,7 +103,7 @@ fn failing_sync(which: &str) -> Result<()> {
 
     let log = bench.deployment.process("broker")?.printed();
     ensure!(
-        log.contains(FENCED) && log.contains("until the broker is restarted"),
+        log.contains(FENCED) && log.contains("then restart the broker"),
         "the broker does not say what happened and what to do:\n{log}"
     );
     bench.deployment.kill_daemon("broker")?;
