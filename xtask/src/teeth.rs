@@ -208,9 +208,6 @@ const TEETH: &[(&str, Bite)] = &[
     ),
 ];
 
-/// Test programs that plant bugs themselves and demand that each is found: package, program, and the file that names the bugs.
-const SUITES: &[(&str, &str, &str)] = &[("tailway-broker", "teeth", "broker/tests/teeth.rs")];
-
 /// The packages with tests that bite, built together so that one build serves all.
 const PACKAGES: [&str; 5] =
     ["tailway-storage", "tailway-broker", "tailway-coordinator", "tailway-client", "tailway-agent"];
@@ -223,7 +220,6 @@ pub(crate) fn run(root: &Path, recorded: bool) -> Result<()> {
     }
     let found = found_by_simulation(root)?;
     let (mut rows, mut blunt) = (Vec::new(), Vec::new());
-    let suites = suites(root)?;
     for bug in &bugs {
         let bites: Vec<Bite> =
             TEETH.iter().filter(|(of, _)| of == bug).map(|(_, bite)| *bite).collect();
@@ -236,7 +232,6 @@ pub(crate) fn run(root: &Path, recorded: bool) -> Result<()> {
         }
         let mut by: Vec<String> = bites.iter().map(|bite| bite.name()).collect();
         by.extend(found.get(bug).map(|seed| format!("sim: seed {seed}")));
-        by.extend(suites.get(bug).cloned());
         if by.is_empty() {
             blunt.push(format!("{bug}: nothing bites"));
         }
@@ -299,20 +294,6 @@ fn torture(root: &Path, args: &[&str], bug: Option<&str>) -> Result<(bool, Strin
     command.args(["run", "--quiet", "--release", "--locked", "-p", "tailway-e2e", "--", "torture"]);
     command.args(args).args(bug.iter().flat_map(|bug| ["--plant", bug]));
     said(&mut command, None)
-}
-
-/// Runs the suites; which bug is named in which.
-fn suites(root: &Path) -> Result<BTreeMap<String, String>> {
-    let mut by = BTreeMap::new();
-    for (package, program, file) in SUITES {
-        let mut command = crate::cargo(root);
-        command.args(["test", "--locked", "-p", package, "--features", "faults"]);
-        crate::run(command.args(["--test", program]))?;
-        let source = std::fs::read_to_string(root.join(file))?;
-        let named = bugs(root)?.into_iter().filter(|bug| source.contains(&format!("\"{bug}\"")));
-        by.extend(named.map(|bug| (bug, format!("test program `{program}` of {package}"))));
-    }
-    Ok(by)
 }
 
 /// Whether a command succeeded, and all that it said.
