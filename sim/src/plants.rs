@@ -115,10 +115,6 @@ const PLANTS: &[Plant] = &[
 /// Bugs that a named test finds (`cargo x teeth` has them), because no plan of a simulation reaches them: full disks, groups
 /// of dozens of dirty partitions, damaged disks and clocks that jump by years are rare there.
 const BY_TESTS: &[(&str, &str)] = &[
-    (
-        "agent.size_trusted_without_hash",
-        "after a power cut a shorter file is read on at its size, whatever it holds",
-    ),
     ("broker.full_disk_acked", "a group that found no room counts as written"),
     ("broker.group_fenced_singly", "a failed sync fences only the log whose file it was"),
     ("broker.jumped_clock_believed", "retention goes by whatever the wall clock says"),
