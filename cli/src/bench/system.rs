@@ -90,8 +90,8 @@ impl Servers {
                 let certificates = &self.dir.certificates;
                 let files = ClientTlsFiles {
                     ca: certificates.ca(),
-                    cert: Some(certificates.cert("client")),
-                    key: Some(certificates.key("client")),
+                    cert: Some(certificates.cert("admin")),
+                    key: Some(certificates.key("admin")),
                     server_name: None,
                 };
                 (ports.broker_tls, Some(files))
