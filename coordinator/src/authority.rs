@@ -18,7 +18,7 @@ use tailway_metadata::security::{IssuedCertificate, Role, Serial, Sha256};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterId, Secret};
 use tailway_net::pin::sha256;
-use tailway_storage::{Disk, OpenMode, StorageError, atomic_replace};
+use tailway_storage::{Disk, StorageError, atomic_replace, read_small};
 use time::OffsetDateTime;
 
 /// The CA's directory within the coordinator's data directory.
@@ -250,17 +250,11 @@ fn moment(at: WallMs) -> Result<OffsetDateTime, AuthorityError> {
 
 fn read(disk: &dyn Disk, path: &Path) -> Result<Option<String>, AuthorityError> {
     let damaged = |cause: String| AuthorityError::Damaged { path: path.to_owned(), cause };
-    let file = match disk.open(path, OpenMode::Read) {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let len = file.len()?;
-    if len > BYTES_MAX {
-        return Err(damaged(format!("it has {len} bytes")));
-    }
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0)?;
+    let bytes = read_small(disk, path, BYTES_MAX).map_err(|error| match error {
+        StorageError::Foreign { reason, .. } => damaged(reason),
+        other => other.into(),
+    })?;
+    let Some(bytes) = bytes else { return Ok(None) };
     String::from_utf8(bytes).map(Some).map_err(|_| damaged("it is no text".into()))
 }
 

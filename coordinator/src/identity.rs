@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use tailway_metadata::{ClusterId, DirectoryId};
-use tailway_storage::{Disk, OpenMode, StorageError, atomic_replace};
+use tailway_storage::{Disk, StorageError, atomic_replace, read_small};
 
 pub const IDENTITY_FILE: &str = "identity.json";
 const VERSION: u32 = 0;
@@ -84,17 +84,11 @@ impl Identity {
 fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Identity>, IdentityError> {
     let malformed =
         |cause: String| IdentityError::Malformed { path: path.display().to_string(), cause };
-    let file = match disk.open(path, OpenMode::Read) {
-        Ok(file) => file,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let len = file.len()?;
-    if len > BYTES_MAX {
-        return Err(malformed(format!("it has {len} bytes")));
-    }
-    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0)?;
+    let bytes = read_small(disk, path, BYTES_MAX).map_err(|error| match error {
+        StorageError::Foreign { reason, .. } => malformed(reason),
+        other => other.into(),
+    })?;
+    let Some(bytes) = bytes else { return Ok(None) };
     let identity: Identity =
         serde_json::from_slice(&bytes).map_err(|error| malformed(error.to_string()))?;
     if identity.version > VERSION {
@@ -108,6 +102,7 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Option<Identity>, IdentityError>
 
 #[cfg(test)]
 mod tests {
+    use tailway_storage::OpenMode;
     use tailway_storage::SimDisk;
     use uuid::Uuid;
 

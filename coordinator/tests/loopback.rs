@@ -2,11 +2,12 @@
 //! metadata; then the coordinator stops, starts on the same directory, and all goes on.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use rcgen::{
@@ -18,7 +19,7 @@ use tailway_metadata::control::{ERROR_MESSAGE_TAG, FollowMetadataRequest, Follow
 use tailway_metadata::{
     BrokerEpoch, BrokerId, ClusterId, ClusterImage, LeaderEpoch, PartitionIndex,
 };
-use tailway_net::{ClientTls, ClientTlsFiles, HostPort, RpcConnection, RpcOptions, dial};
+use tailway_net::RpcConnection;
 use tailway_wire::frame::{decode_response, encode_request, encode_request_raw, split_response};
 use tailway_wire::messages::broker_registration_request::Listener;
 use tailway_wire::messages::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -26,9 +27,9 @@ use tailway_wire::messages::{self as kafka, Decodable, Encodable, StrBytes, Topi
 use tailway_wire::{ApiKey, ErrorCode, RequestHeader};
 use uuid::Uuid;
 
-const CLUSTER: &str = "c-1";
+use common::{CLUSTER, PATIENCE};
+
 const DIRECTORY: Uuid = Uuid::from_u128(0xd1);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A directory with a CA and certificates, and the coordinator's configuration.
 struct House {
@@ -69,38 +70,15 @@ impl House {
     }
 
     fn config(&self, cluster: &str) -> Config {
-        let dir = self.dir.path().display();
-        let yaml = format!(
-            "coordinator:
-  cluster_id: {cluster}
-  data_dir: {dir}/data
-  listen: 127.0.0.1:0
-  tls: {{ ca: {dir}/ca.pem, cert: {dir}/coordinator.pem, key: {dir}/coordinator.key }}
-"
-        );
-        let file = self.path("coordinator.yaml");
-        std::fs::write(&file, yaml).unwrap();
-        Config::load(&file).unwrap()
+        common::config(self.dir.path(), cluster, "")
     }
 
     async fn start(&self) -> (Coordinator, Context) {
-        let context = Context::default();
-        let coordinator = Coordinator::start(self.config(CLUSTER), context.clone()).await.unwrap();
-        tokio::time::timeout(PATIENCE, context.ready.wait()).await.unwrap();
-        (coordinator, context)
+        common::start(self.config(CLUSTER)).await
     }
 
     async fn connect(&self, coordinator: &Coordinator, name: &str) -> RpcConnection {
-        let files = ClientTlsFiles {
-            ca: self.path("ca.pem"),
-            cert: Some(self.path(&format!("{name}.pem"))),
-            key: Some(self.path(&format!("{name}.key"))),
-            server_name: None,
-        };
-        let tls = ClientTls::load(&files).unwrap();
-        let address = coordinator.address().to_string().parse::<HostPort>().unwrap();
-        let stream = dial(&address, Some(&tls), PATIENCE).await.unwrap();
-        RpcConnection::start(stream, "coordinator", RpcOptions::default())
+        common::connect(self.dir.path(), coordinator, name).await
     }
 }
 

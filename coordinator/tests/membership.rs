@@ -2,6 +2,8 @@
 //! gets nothing, and what was revoked is served no more.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,8 +30,8 @@ use tailway_storage::{FsDisk, atomic_replace};
 use tailway_wire::frame::{encode_request_raw, split_response};
 use tailway_wire::{ApiKey, RequestHeader};
 
-const CLUSTER: &str = "c-1";
-const PATIENCE: Duration = Duration::from_secs(20);
+use common::{CLUSTER, PATIENCE};
+
 const LIFE: Duration = Duration::from_hours(1);
 
 struct House {
@@ -114,37 +116,15 @@ impl House {
     }
 
     async fn start(&self) -> (Coordinator, Context) {
-        let dir = self.dir.path().display();
-        let yaml = format!(
-            "coordinator:
-  cluster_id: {CLUSTER}
-  data_dir: {dir}/data
-  listen: 127.0.0.1:0
-  tls: {{ ca: {dir}/ca.pem, cert: {dir}/coordinator.pem, key: {dir}/coordinator.key }}
-  enrollment: {{ listen: '127.0.0.1:0', certificate_lifetime: {} }}
-",
-            self.lifetime
+        let lifetime = self.lifetime;
+        let more = format!(
+            "  enrollment: {{ listen: '127.0.0.1:0', certificate_lifetime: {lifetime} }}\n"
         );
-        let file = self.path("coordinator.yaml");
-        std::fs::write(&file, yaml).unwrap();
-        let context = Context::default();
-        let config = Config::load(&file).unwrap();
-        let coordinator = Coordinator::start(config, context.clone()).await.unwrap();
-        tokio::time::timeout(PATIENCE, context.ready.wait()).await.unwrap();
-        (coordinator, context)
+        common::start(common::config(self.dir.path(), CLUSTER, &more)).await
     }
 
     async fn connect(&self, coordinator: &Coordinator, name: &str) -> RpcConnection {
-        let files = ClientTlsFiles {
-            ca: self.path("ca.pem"),
-            cert: Some(self.path(&format!("{name}.pem"))),
-            key: Some(self.path(&format!("{name}.key"))),
-            server_name: None,
-        };
-        let tls = ClientTls::load(&files).unwrap();
-        let address = coordinator.address().to_string().parse::<HostPort>().unwrap();
-        let stream = dial(&address, Some(&tls), PATIENCE).await.unwrap();
-        RpcConnection::start(stream, "coordinator", RpcOptions::default())
+        common::connect(self.dir.path(), coordinator, name).await
     }
 
     /// Makes a token as the admin, for the role in its id.

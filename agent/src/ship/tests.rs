@@ -70,6 +70,15 @@ impl World {
         })
     }
 
+    /// A first run that has found its topic, and its partition to be without a past.
+    fn begun(&self) -> Shipper {
+        let mut shipper = self.shipper(config("logs", "beginning"));
+        shipper.start().unwrap();
+        topic_found(&mut shipper, "logs");
+        began(&mut shipper, 1, Vec::new());
+        shipper
+    }
+
     fn append(&self, path: &str, text: &str) {
         self.files.append(path.as_ref(), text.as_bytes()).unwrap();
     }
@@ -132,10 +141,7 @@ fn offsets(shipper: &Shipper) -> Vec<(String, u64)> {
 fn read_before(text: &str) -> World {
     let world = World::new();
     world.append("/logs/a.log", text);
-    let mut shipper = world.shipper(config("logs", "beginning"));
-    shipper.start().unwrap();
-    topic_found(&mut shipper, "logs");
-    began(&mut shipper, 1, Vec::new());
+    let mut shipper = world.begun();
     ack_all(&mut shipper);
     assert_eq!(offsets(&shipper), [("/logs/a.log".into(), text.len() as u64)]);
     world
@@ -179,10 +185,7 @@ async fn a_plan_is_in_the_journal_before_its_batch_is_sent_and_decides_where_to_
 async fn what_was_sent_to_a_topic_that_no_input_names_any_more_is_resolved_too() {
     let world = World::new();
     world.append("/logs/a.log", "1\n2\n");
-    let mut first = world.shipper(config("logs", "beginning"));
-    first.start().unwrap();
-    topic_found(&mut first, "logs");
-    began(&mut first, 1, Vec::new());
+    let first = world.begun();
     drop(first);
     world.append("/logs/a.log", "3\n");
     let mut second = world.shipper(config("other", "beginning"));
@@ -274,10 +277,7 @@ async fn nothing_makes_it_spin() {
 
     let world = World::new();
     world.append("/logs/a.log", "1\n2\n");
-    let mut shipper = world.shipper(config("logs", "beginning"));
-    shipper.start().unwrap();
-    topic_found(&mut shipper, "logs");
-    began(&mut shipper, 1, Vec::new());
+    let mut shipper = world.begun();
     shipper.inbox.send(Message::Stop(Duration::from_mins(10)));
     tokio::time::advance(Duration::from_mins(1)).await;
     world.append("/logs/b.log", "1\n");
@@ -289,10 +289,7 @@ async fn nothing_makes_it_spin() {
 async fn a_stop_reads_nothing_more() {
     let world = World::new();
     world.append("/logs/a.log", "1\n2\n");
-    let mut shipper = world.shipper(config("logs", "beginning"));
-    shipper.start().unwrap();
-    topic_found(&mut shipper, "logs");
-    began(&mut shipper, 1, Vec::new());
+    let mut shipper = world.begun();
     shipper.inbox.send(Message::Stop(Duration::from_mins(1)));
     for _ in 0..10 {
         world.append("/logs/a.log", "3\n");
@@ -310,10 +307,7 @@ async fn a_stop_reads_nothing_more() {
 async fn the_report_says_what_is_guaranteed_and_why_if_less() {
     let world = World::new();
     world.append("/logs/a.log", "1\n2\n3");
-    let mut first = world.shipper(config("logs", "beginning"));
-    first.start().unwrap();
-    topic_found(&mut first, "logs");
-    began(&mut first, 1, Vec::new());
+    let first = world.begun();
     let told = |shipper: &Shipper| {
         shipper.publish();
         let file = shipper.report.lock().unwrap()["files"][0].clone();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use openraft::{BasicNode, SnapshotMeta};
 use tailway_metadata::ClusterImage;
-use tailway_storage::{Disk, OpenMode, StorageError, atomic_replace};
+use tailway_storage::{Disk, StorageError, atomic_replace, read_small};
 
 use super::codec::SnapshotMetaData;
 
@@ -58,17 +58,8 @@ impl SnapshotFile {
 
     /// The snapshot, if there is one. A damaged one is an error: the log below it is gone.
     pub fn load(&self) -> Result<Option<Stored>, StorageError> {
-        let file = match self.disk.open(&self.path, OpenMode::Read) {
-            Ok(file) => file,
-            Err(error) if error.is_not_found() => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let len = file.len()?;
-        let size = usize::try_from(len).ok().filter(|_| len <= BYTES_MAX);
-        let size = size.ok_or_else(|| self.foreign(format!("it has {len} bytes")))?;
-        let mut bytes = vec![0; size];
-        file.read_exact_at(&mut bytes, 0)?;
-        self.parse(&bytes).map(Some)
+        let bytes = read_small(self.disk.as_ref(), &self.path, BYTES_MAX)?;
+        bytes.map(|bytes| self.parse(&bytes)).transpose()
     }
 
     fn parse(&self, bytes: &[u8]) -> Result<Stored, StorageError> {

@@ -28,5 +28,5 @@ pub use fence::{Fence, FencedFile};
 pub use fs::FsDisk;
 pub use journal::{Journal, JournalEntry, JournalFormat, Opened, Recovery, SyncTicket, Synced};
 pub use lock::DirLock;
-pub use replace::atomic_replace;
+pub use replace::{atomic_replace, read_small};
 pub use sim::{Act, DiskEvent, Operation, Outcome, SimDisk, SimFault, SimFaults};

@@ -37,10 +37,7 @@ fn sent(shipper: &Shipper) -> u64 {
 async fn it_waits_for_room_and_goes_on_by_itself() {
     let world = World::new();
     world.append("/logs/a.log", "1\n2\n");
-    let mut shipper = world.shipper(config("logs", "beginning"));
-    shipper.start().unwrap();
-    topic_found(&mut shipper, "logs");
-    began(&mut shipper, 1, Vec::new());
+    let mut shipper = world.begun();
     ack_all(&mut shipper);
     assert_eq!(sent(&shipper), 1);
     world.disk.set_capacity(Some(shipper.registry.bytes()));
@@ -74,10 +71,7 @@ async fn it_waits_for_room_and_goes_on_by_itself() {
 async fn a_failed_sync_ends_the_file_and_not_the_agent() {
     let world = World::new();
     world.append("/logs/a.log", "1\n2\n");
-    let mut shipper = world.shipper(config("logs", "beginning"));
-    shipper.start().unwrap();
-    topic_found(&mut shipper, "logs");
-    began(&mut shipper, 1, Vec::new());
+    let mut shipper = world.begun();
     world.disk.fail(Operation::SyncData, 1, ErrorKind::Other);
     // Two in a row: also the first try to write it anew fails.
     world.disk.fail(Operation::SyncData, 2, ErrorKind::Other);
