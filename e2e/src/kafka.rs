@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use crate::deployment::DevJson;
 use crate::kcat::Transport;
+use crate::peers::meter;
 use crate::process::{finish, run, run_with_input, wait_until};
 use crate::programs::repository;
 
@@ -17,6 +18,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 #[derive(Clone, Debug)]
 pub struct Kafka {
     version: String,
+    core: Option<usize>,
 }
 
 /// The newest line.
@@ -27,12 +29,22 @@ pub const OLDER: &str = "3.9.1";
 impl Kafka {
     /// The tools and brokers of one version.
     pub fn version(version: &str) -> Self {
-        Self { version: version.into() }
+        Self { version: version.into(), core: None }
+    }
+
+    /// The same, all that it starts kept on one core.
+    #[must_use]
+    pub fn pinned(self, core: usize) -> Self {
+        Self { core: Some(core), ..self }
     }
 
     /// `anchors/kafka ARGS...` with this version set.
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(repository().join("e2e/anchors/kafka"));
+        let script = repository().join("e2e/anchors/kafka");
+        let mut command = match self.core {
+            Some(core) => meter::pinned(core, script),
+            None => Command::new(script),
+        };
         command.env("KAFKA_VERSION", &self.version).args(args);
         command
     }

@@ -12,6 +12,7 @@ pub mod histories;
 pub mod kafka;
 pub mod kcat;
 pub mod lines;
+pub mod peers;
 pub mod process;
 pub mod programs;
 pub mod python;

@@ -1,10 +1,13 @@
 //! The named groups of checks that need foreign software or root; `cargo x` starts them.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tailway_e2e::checks::{self, filebeat, footprint, hostile, power_cuts};
 use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
+use tailway_e2e::peers::{self, send_loop};
 use tailway_e2e::torture::{self, TortureArgs, writer::WriterArgs};
 
 #[derive(Parser)]
@@ -37,6 +40,11 @@ enum Group {
     PowerCuts(power_cuts::PowerCutsArgs),
     /// An end at every crash point.
     CrashPoints(CrashPointsArgs),
+    /// Brokers and shippers beside those they replace.
+    BenchPeers(peers::Options),
+    /// The bare loop of `bench-peers`.
+    #[command(hide = true)]
+    SendLoop { address: String, file: PathBuf },
     /// The writer of a torture.
     #[command(hide = true)]
     WriteLines(WriterArgs),
@@ -54,6 +62,8 @@ fn main() -> Result<()> {
         Group::Torture(args) => torture::run(args),
         Group::PowerCuts(args) => power_cuts::run(&args),
         Group::CrashPoints(args) => crash_points::run_all(&args),
+        Group::BenchPeers(options) => peers::run(&options),
+        Group::SendLoop { address, file } => send_loop::send(&address, &file),
         Group::WriteLines(args) => torture::writer::run(args),
         Group::RecordFrames => checks::record::run(),
     }

@@ -54,6 +54,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Tailway beside Kafka, rsyslog and kcat on a quiet machine; writes docs/benchmarks.md (needs kcat, java, mvn, zstd; root
+    /// where rsyslog is not installed).
+    BenchPeers {
+        /// Passed on: --only WORDS, --rounds N, --seconds S, --trial.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// kill -9 of agent, broker and coordinator under a running writer, judged by kcat; `--help` after `--` has the rest.
     Torture {
         /// Passed on: --seed S, --minutes M, --kills N, --lines L, --broker kafka, --no-resolution ...
@@ -105,6 +112,7 @@ fn main() -> Result<ExitCode> {
         Task::Sim { args } => run(cargo(&root).args(SIM).args(args)),
         Task::Teeth { recorded } => teeth::run(&root, recorded),
         Task::Torture { args } => e2e(&root, "torture", args),
+        Task::BenchPeers { args } => e2e(&root, "bench-peers", args),
         Task::CrashPoints { args } => e2e(&root, "crash-points", args),
         Task::PowerCuts { args } => e2e(&root, "power-cuts", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
