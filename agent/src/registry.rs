@@ -14,6 +14,7 @@
 //! Invariant: replaying the journal gives exactly the ledger in memory, unless it is behind.
 
 mod encoding;
+mod replay;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tailway_storage::{Disk, Journal, JournalFormat, Recovery, StorageError, Sync
 use crate::machine::ledger::{Ledger, LedgerError, Plan, Record};
 
 pub use encoding::{DecodeError, decode};
+use replay::Replay;
 
 const MAGIC: [u8; 8] = *b"TWAGENTJ";
 /// 2: plans say what their lines were, and partitions have fences. 3: files are in a form that is
@@ -88,21 +90,12 @@ const FORMAT: JournalFormat = JournalFormat {
 impl Registry {
     /// Opens or makes the journal and replays it.
     pub fn open(disk: Arc<dyn Disk>, path: &Path) -> Result<(Self, Recovery), RegistryError> {
-        let mut ledger = Ledger::default();
-        let (mut number, mut failed) = (0, None);
+        let mut replay = Replay::default();
         let (journal, recovery) =
             Journal::open_with(Arc::clone(&disk), path, FORMAT, &mut |entry| {
-                let replayed = decode(&entry.bytes)
-                    .map_err(|cause| RegistryError::Decode { number, cause })
-                    .and_then(|record| Ok(ledger.apply(record)?));
-                number += 1;
-                if let Err(error) = replayed {
-                    failed.get_or_insert(error);
-                }
+                replay.take(&entry.bytes);
             })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
+        let ledger = replay.finish()?;
         let path = path.to_path_buf();
         let (behind, base_bytes, patience_bytes) = (None, 0, 0);
         let mut registry = Self { disk, path, ledger, journal, behind, base_bytes, patience_bytes };

@@ -184,6 +184,11 @@ pub const RUNGS_MAX: usize = 6;
 pub struct Ladder(Vec<Rung>);
 
 impl Ladder {
+    /// An empty one, to become one of so many rungs.
+    pub fn with_capacity(rungs: usize) -> Self {
+        Self(Vec::with_capacity(rungs.min(RUNGS_MAX)))
+    }
+
     /// Of rungs that were saved; what is not ascending is left out.
     pub fn of(rungs: impl IntoIterator<Item = Rung>) -> Self {
         let mut ladder = Self::default();

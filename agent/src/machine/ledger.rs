@@ -10,9 +10,11 @@
 //! Before a plan is voided whose batch may still arrive, the identity that will keep it out is
 //! recorded as the partition's fence, and stays until a batch under it is acknowledged.
 
+mod path_text;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use serde::{Deserialize, Serialize};
 use tailway_metadata::time::WallMs;
@@ -21,6 +23,9 @@ use super::identity::{FileId, Generation, Head, Ladder, Marker, Rung, Saved};
 
 /// Plans that may be open per partition: brokers remember a producer's last five batches.
 pub const PLANS_OPEN_MAX: usize = 5;
+
+/// Files that are taken in at once are sorted in, instead of put in one by one, from this part of all on.
+const BULK_SHARE: usize = 8;
 
 /// A partition of a topic of a cluster, by ids that are never used again.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -96,7 +101,7 @@ impl Plan {
     }
 }
 
-/// A file generation as it stands.
+/// A file generation as it stands. There may be a million of them: what many have alike, they share.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
     pub generation: Generation,
@@ -104,17 +109,17 @@ pub struct FileEntry {
     pub ordinal: u64,
     pub id: FileId,
     #[serde(with = "path_text")]
-    pub path: PathBuf,
+    pub path: Arc<Path>,
     /// The path under which it was first found: what its events say.
     #[serde(with = "path_text")]
-    pub origin: PathBuf,
-    pub input: String,
+    pub origin: Arc<Path>,
+    pub input: Arc<str>,
     /// Everything before it is acknowledged.
     pub offset: u64,
     pub marker: Marker,
     pub head: Head,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<Target>,
+    pub target: Option<Arc<Target>>,
     /// When it was last known to exist.
     pub seen: WallMs,
     /// Where it was acknowledged up to before.
@@ -174,7 +179,7 @@ pub enum Record {
         input: String,
     },
     /// A generation is followed, or its entry as a whole after a compaction.
-    File(FileEntry),
+    File(Box<FileEntry>),
     /// The first bytes of a file, as far as they are known.
     Head {
         generation: Generation,
@@ -190,7 +195,7 @@ pub enum Record {
     /// The generation goes to this partition for life.
     Pin {
         generation: Generation,
-        target: Target,
+        target: Arc<Target>,
     },
     /// Whatever is looked for in this partition is at or behind `from`.
     ScanFrom {
@@ -238,12 +243,51 @@ pub enum LedgerError {
     Gap { plan: u64, generation: Generation, from: u64, offset: u64 },
 }
 
+type Files = BTreeMap<Generation, Box<FileEntry>>;
+
+/// Files by inode and ordinal. Built when it is first asked, so that a start does not wait for it;
+/// kept up from then on. It says nothing that the files do not say.
+#[derive(Debug, Clone, Default)]
+struct Index(OnceLock<BTreeMap<(FileId, u64), Generation>>);
+
+impl Index {
+    fn add(&mut self, entry: &FileEntry) {
+        if let Some(index) = self.0.get_mut() {
+            index.insert((entry.id, entry.ordinal), entry.generation);
+        }
+    }
+
+    fn forget(&mut self, entry: Option<&FileEntry>) {
+        if let (Some(index), Some(entry)) = (self.0.get_mut(), entry) {
+            let key = (entry.id, entry.ordinal);
+            if index.get(&key) == Some(&entry.generation) {
+                index.remove(&key);
+            }
+        }
+    }
+
+    /// The generation with the highest ordinal.
+    fn current(&self, id: &FileId, files: &Files) -> Option<Generation> {
+        let all = || files.values().map(|file| ((file.id, file.ordinal), file.generation));
+        let index = self.0.get_or_init(|| all().collect());
+        index.range((*id, 0)..=(*id, u64::MAX)).next_back().map(|(_, generation)| *generation)
+    }
+}
+
+impl PartialEq for Index {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Index {}
+
 /// What all records so far add up to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Ledger {
     pub inputs: BTreeSet<String>,
     /// Boxed, because they are large and very many.
-    pub files: BTreeMap<Generation, Box<FileEntry>>,
+    pub files: Files,
     /// Open plans by number, which is also the order in which they were made.
     pub plans: BTreeMap<u64, Plan>,
     /// Where to look for what is in doubt.
@@ -254,6 +298,7 @@ pub struct Ledger {
     /// The last run came to its end.
     pub rested: bool,
     plan_next: u64,
+    index: Index,
 }
 
 impl Ledger {
@@ -265,15 +310,19 @@ impl Ledger {
                 self.inputs.insert(input);
             }
             Record::File(entry) => {
-                self.files.insert(entry.generation, Box::new(entry));
+                self.index.forget(self.files.get(&entry.generation).map(Box::as_ref));
+                self.index.add(&entry);
+                self.files.insert(entry.generation, entry);
             }
             Record::Head { generation, head } => self.file(generation)?.head = head,
             Record::Path { generation, path, seen } => {
                 let file = self.file(generation)?;
-                file.path = path;
+                file.path = path.into();
                 file.seen = seen;
             }
-            Record::Pin { generation, target } => self.file(generation)?.target = Some(target),
+            Record::Pin { generation, target } => {
+                self.file(generation)?.target = Some(target);
+            }
             Record::ScanFrom { target, from } => {
                 self.scan_from.insert(target, from);
             }
@@ -299,7 +348,9 @@ impl Ledger {
             }
             Record::Home(home) => self.moved_to(home),
             Record::Done { generation } => {
-                self.files.remove(&generation).ok_or(LedgerError::NoGeneration(generation))?;
+                let gone = self.files.remove(&generation);
+                self.index.forget(gone.as_deref());
+                gone.ok_or(LedgerError::NoGeneration(generation))?;
             }
         }
         Ok(())
@@ -377,19 +428,27 @@ impl Ledger {
         self.plans.values().filter(carries)
     }
 
+    /// As `Record::File` for each, but faster where they are very many.
+    pub fn apply_files(&mut self, files: Vec<(Generation, Box<FileEntry>)>) {
+        if files.len() < self.files.len() / BULK_SHARE {
+            self.files.extend(files);
+        } else {
+            // Sorted once and built from its leaves up. Of equals, the last one stays.
+            self.files.append(&mut files.into_iter().collect());
+        }
+        self.index = Index::default();
+    }
+
     /// The current generation of an inode.
     pub fn current(&self, id: &FileId) -> Option<&FileEntry> {
-        self.files
-            .values()
-            .map(Box::as_ref)
-            .filter(|file| file.id == *id)
-            .max_by_key(|file| file.ordinal)
+        let generation = self.index.current(id, &self.files)?;
+        self.files.get(&generation).map(Box::as_ref)
     }
 
     /// The records that make an equal ledger: what a compaction writes.
     pub fn records(&self) -> Vec<Record> {
         let inputs = self.inputs.iter().map(|input| Record::Input { input: input.clone() });
-        let files = self.files.values().map(|entry| Record::File(FileEntry::clone(entry)));
+        let files = self.files.values().cloned().map(Record::File);
         let scans = self
             .scan_from
             .iter()
@@ -422,34 +481,6 @@ impl Ledger {
 /// Records from a first to a last sequence, which wrap around after `i32::MAX`.
 pub fn record_count(first_sequence: i32, last_sequence: i32) -> i32 {
     (last_sequence.wrapping_sub(first_sequence) & i32::MAX) + 1
-}
-
-/// Paths are bytes; nearly all of them are also text.
-mod path_text {
-    use super::{OsStrExt, OsStringExt, Path, PathBuf};
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::ffi::OsString;
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Text {
-        Utf8(String),
-        Bytes(Vec<u8>),
-    }
-
-    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
-        match path.to_str() {
-            Some(text) => text.serialize(to),
-            None => path.as_os_str().as_bytes().serialize(to),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
-        Ok(match Text::deserialize(from)? {
-            Text::Utf8(text) => PathBuf::from(text),
-            Text::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
-        })
-    }
 }
 
 #[cfg(test)]

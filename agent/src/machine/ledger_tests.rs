@@ -1,5 +1,7 @@
 //! What records add up to, and what is refused.
 
+use std::os::unix::ffi::OsStrExt;
+
 use super::*;
 
 fn target(partition: i32) -> Target {
@@ -11,8 +13,8 @@ fn file(generation: u128, ordinal: u64) -> FileEntry {
         generation: Generation(generation),
         ordinal,
         id: FileId { dev: 1, ino: 2, birth_ns: Some(3) },
-        path: "/var/log/a.log".into(),
-        origin: "/var/log/a.log".into(),
+        path: Path::new("/var/log/a.log").into(),
+        origin: Path::new("/var/log/a.log").into(),
         input: "i".into(),
         offset: 0,
         marker: Marker::default(),
@@ -59,7 +61,7 @@ fn ledger(records: Vec<Record>) -> Ledger {
 #[test]
 fn an_ack_moves_the_offset_and_the_place_to_scan_from() {
     let mut ledger = ledger(vec![
-        Record::File(file(1, 0)),
+        Record::File(file(1, 0).into()),
         Record::Plan(plan(0, 1, 0, 100)),
         Record::Plan(plan(1, 1, 100, 250)),
     ]);
@@ -74,7 +76,7 @@ fn an_ack_moves_the_offset_and_the_place_to_scan_from() {
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     let mut ledger = ledger(vec![
-        Record::File(file(1, 0)),
+        Record::File(file(1, 0).into()),
         Record::Plan(plan(0, 1, 0, 100)),
         Record::Plan(plan(1, 1, 100, 250)),
     ]);
@@ -101,7 +103,8 @@ fn what_does_not_fit_is_refused_and_changes_nothing() {
 
 #[test]
 fn a_voided_plan_leaves_the_offset_where_it_was() {
-    let mut ledger = ledger(vec![Record::File(file(1, 0)), Record::Plan(plan(0, 1, 0, 100))]);
+    let mut ledger =
+        ledger(vec![Record::File(file(1, 0).into()), Record::Plan(plan(0, 1, 0, 100))]);
     ledger.apply(Record::Void { plan: 0, why: "not in the partition".into() }).unwrap();
     assert_eq!(ledger.files[&Generation(1)].offset, 0);
     assert!(ledger.plans.is_empty());
@@ -115,7 +118,7 @@ fn a_fence_stays_until_something_under_it_is_acknowledged() {
     let under = |number: u64, producer_epoch: i16| {
         Record::Plan(Plan { producer_epoch, ..plan(number, 1, number * 100, number * 100 + 100) })
     };
-    let mut ledger = ledger(vec![Record::File(file(1, 0)), under(0, 0), fence, under(1, 1)]);
+    let mut ledger = ledger(vec![Record::File(file(1, 0).into()), under(0, 0), fence, under(1, 1)]);
     ledger.apply(Record::Acked { plan: 0, base_offset: 0 }).unwrap();
     assert_eq!(ledger.fences, BTreeMap::from([(target(0), FENCE)]), "by another epoch");
     ledger.apply(Record::Acked { plan: 1, base_offset: 10 }).unwrap();
@@ -134,22 +137,59 @@ fn a_plan_that_does_not_say_what_its_lines_were_is_read() {
     assert_eq!(read, Record::Plan(Plan { lines: None, ..plan(0, 1, 0, 100) }));
 }
 
+/// Asked before or after, once the index is there or not yet.
 #[test]
 fn the_newest_generation_of_an_inode_is_its_current_one() {
-    let ledger = ledger(vec![Record::File(file(9, 0)), Record::File(file(1, 1))]);
     let id = file(1, 1).id;
-    assert_eq!(ledger.current(&id).unwrap().generation, Generation(1));
+    let current = |ledger: &Ledger| ledger.current(&id).map(|entry| entry.generation.0);
+    let mut ledger = ledger(vec![Record::File(file(9, 0).into()), Record::File(file(1, 1).into())]);
+    let other = FileId { ino: 77, ..id };
+    assert_eq!((current(&ledger), ledger.current(&other)), (Some(1), None));
+    ledger.apply(Record::File(file(5, 2).into())).unwrap();
+    assert_eq!(current(&ledger), Some(5), "a newer one came");
+    let moved = FileEntry { id: other, ..file(5, 2) };
+    ledger.apply(Record::File(moved.into())).unwrap();
+    assert_eq!((current(&ledger), ledger.current(&other).unwrap().generation.0), (Some(1), 5));
+    ledger.apply(Record::Done { generation: Generation(1) }).unwrap();
+    assert_eq!(current(&ledger), Some(9), "the newest is done");
+    ledger.apply_files(vec![(Generation(3), file(3, 1).into())]);
+    assert_eq!(current(&ledger), Some(3), "many came");
+    ledger.apply(Record::Done { generation: Generation(3) }).unwrap();
+    ledger.apply(Record::Done { generation: Generation(9) }).unwrap();
+    assert_eq!(current(&ledger), None, "all are done");
+}
+
+#[test]
+fn many_files_at_once_are_the_same_as_one_by_one() {
+    let at = |offset, generation| FileEntry { offset, ..file(generation, 0) };
+    for known in [0, 5, 100] {
+        let mut one_by_one = Ledger::default();
+        for generation in 0..known {
+            one_by_one.apply(Record::File(at(1, generation).into())).unwrap();
+        }
+        let mut at_once = one_by_one.clone();
+        // Out of order, some known, some twice: the last one counts.
+        let more = [7, 3, 12, 3, 0].into_iter().zip(10..);
+        let more = more.map(|(generation, offset)| Box::new(at(offset, generation)));
+        let more: Vec<_> = more.map(|entry| (entry.generation, entry)).collect();
+        at_once.apply_files(more.clone());
+        for (_, entry) in more {
+            one_by_one.apply(Record::File(entry)).unwrap();
+        }
+        assert_eq!(at_once, one_by_one, "{known} known");
+        assert_eq!(at_once.files[&Generation(3)].offset, 13, "{known} known");
+    }
 }
 
 #[test]
 fn its_records_make_it_again_also_as_text() {
     let mut odd = file(2, 0);
-    odd.path = PathBuf::from(std::ffi::OsString::from_vec(b"/tmp/\xff".to_vec()));
+    odd.path = Path::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff")).into();
     let ledger = ledger(vec![
         Record::Input { input: "i".into() },
-        Record::File(file(1, 0)),
-        Record::File(odd),
-        Record::Pin { generation: Generation(1), target: target(0) },
+        Record::File(file(1, 0).into()),
+        Record::File(odd.into()),
+        Record::Pin { generation: Generation(1), target: target(0).into() },
         Record::Head { generation: Generation(1), head: Head::of(b"head") },
         Record::ScanFrom { target: target(0), from: 4 },
         Record::Fence { target: target(0), fence: Some(FENCE) },
@@ -189,7 +229,7 @@ fn another_start_of_the_host_and_another_place_are_remembered() {
         (Home { place: None, ..home("m", "", 1) }, false, false),
     ] {
         let mut ledger = ledger(vec![
-            Record::File(file(1, 0)),
+            Record::File(file(1, 0).into()),
             Record::Home(home("m", "b", 1)),
             Record::Plan(plan(0, 1, 0, 100)),
             fence.clone(),
@@ -205,7 +245,7 @@ fn another_start_of_the_host_and_another_place_are_remembered() {
 #[test]
 fn each_acknowledged_end_is_a_rung() {
     let mut ledger = ledger(vec![
-        Record::File(file(1, 0)),
+        Record::File(file(1, 0).into()),
         Record::Plan(plan(0, 1, 0, 100)),
         Record::Plan(plan(1, 1, 100, 250)),
     ]);

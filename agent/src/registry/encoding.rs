@@ -5,9 +5,11 @@
 //! integers little-endian, texts and lists after their length. Fields are only ever added behind the
 //! last one. What is read is checked: bytes that end too early are an error, never a guess.
 
-use std::ffi::OsString;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
 
 use tailway_metadata::time::WallMs;
 
@@ -43,10 +45,21 @@ pub(super) fn encode(record: &Record) -> Result<Vec<u8>, serde_json::Error> {
     }
 }
 
-/// A record of the journal, also for whoever looks on.
+/// What many files have alike, by its bytes: it is decoded and kept once.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    inputs: HashMap<Box<[u8]>, Arc<str>>,
+    targets: HashMap<Box<[u8]>, Arc<Target>>,
+}
+
+/// A record of the journal, for whoever looks on.
 pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
+    decode_into(bytes, &mut Shared::default())
+}
+
+pub(super) fn decode_into(bytes: &[u8], shared: &mut Shared) -> Result<Record, DecodeError> {
     match bytes.first() {
-        Some(&FILE) => Ok(Record::File(decode_file(Fields(&bytes[1..]))?)),
+        Some(&FILE) => Ok(Record::File(Box::new(decode_file(Fields(&bytes[1..]), shared)?))),
         Some(&JSON) => Ok(serde_json::from_slice(bytes)?),
         kind => Err(DecodeError::Kind(kind.copied().unwrap_or_default())),
     }
@@ -97,7 +110,7 @@ fn put_text(out: &mut Vec<u8>, text: &[u8]) {
     out.extend(text);
 }
 
-fn decode_file(mut fields: Fields<'_>) -> Result<FileEntry, DecodeError> {
+fn decode_file(mut fields: Fields<'_>, shared: &mut Shared) -> Result<FileEntry, DecodeError> {
     let [flags] = fields.array("flags")?;
     let generation = Generation(u128::from_le_bytes(fields.array("generation")?));
     let ordinal = fields.u64("ordinal")?;
@@ -110,17 +123,11 @@ fn decode_file(mut fields: Fields<'_>) -> Result<FileEntry, DecodeError> {
     let birth_ns = if flags & HAS_BIRTH == 0 { None } else { Some(fields.i64("birth")?) };
     let path = path_of(fields.text("path")?);
     let origin =
-        if flags & AT_ORIGIN == 0 { path_of(fields.text("origin")?) } else { path.clone() };
-    let input = fields.string("input")?;
-    let target = if flags & HAS_TARGET == 0 {
-        None
-    } else {
-        let (cluster, topic) = (fields.string("cluster")?, fields.string("topic")?);
-        let (topic_id, partition) = (fields.string("topic id")?, fields.i32("partition")?);
-        Some(Target { cluster, topic, topic_id, partition })
-    };
+        if flags & AT_ORIGIN == 0 { path_of(fields.text("origin")?) } else { Arc::clone(&path) };
+    let input = shared.input(&mut fields)?;
+    let target = if flags & HAS_TARGET == 0 { None } else { Some(shared.target(&mut fields)?) };
     let [rungs] = fields.array("ladder")?;
-    let mut ladder = Ladder::default();
+    let mut ladder = Ladder::with_capacity(usize::from(rungs));
     for _ in 0..rungs {
         let offset = fields.u64("ladder")?;
         let marker = Marker { len: fields.u32("ladder")?, hash: fields.u64("ladder")? };
@@ -143,11 +150,43 @@ fn decode_file(mut fields: Fields<'_>) -> Result<FileEntry, DecodeError> {
     })
 }
 
-fn path_of(bytes: &[u8]) -> PathBuf {
-    PathBuf::from(OsString::from_vec(bytes.to_vec()))
+fn path_of(bytes: &[u8]) -> Arc<Path> {
+    Path::new(OsStr::from_bytes(bytes)).into()
+}
+
+impl Shared {
+    fn input(&mut self, fields: &mut Fields<'_>) -> Result<Arc<str>, DecodeError> {
+        let bytes = fields.clone().text("input")?;
+        if let Some(known) = self.inputs.get(bytes) {
+            fields.text("input")?;
+            return Ok(Arc::clone(known));
+        }
+        let input: Arc<str> = fields.string("input")?.into();
+        self.inputs.insert(bytes.into(), Arc::clone(&input));
+        Ok(input)
+    }
+
+    fn target(&mut self, fields: &mut Fields<'_>) -> Result<Arc<Target>, DecodeError> {
+        let mut after = fields.clone();
+        for what in ["cluster", "topic", "topic id"] {
+            after.text(what)?;
+        }
+        after.i32("partition")?;
+        let bytes = &fields.0[..fields.0.len() - after.0.len()];
+        if let Some(known) = self.targets.get(bytes) {
+            *fields = after;
+            return Ok(Arc::clone(known));
+        }
+        let (cluster, topic) = (fields.string("cluster")?, fields.string("topic")?);
+        let (topic_id, partition) = (fields.string("topic id")?, fields.i32("partition")?);
+        let target = Arc::new(Target { cluster, topic, topic_id, partition });
+        self.targets.insert(bytes.into(), Arc::clone(&target));
+        Ok(target)
+    }
 }
 
 /// What is left to read.
+#[derive(Clone)]
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -197,18 +236,18 @@ mod tests {
             generation: Generation(7 << 100),
             ordinal: 3,
             id: FileId { dev: 1, ino: 2, birth_ns: Some(-5) },
-            path: "/var/log/a.log.1".into(),
-            origin: "/var/log/a.log".into(),
+            path: Path::new("/var/log/a.log.1").into(),
+            origin: Path::new("/var/log/a.log").into(),
             input: "i".into(),
             offset: 1 << 40,
             marker: marker(b"before"),
             head: Head::of(b"head"),
-            target: Some(Target {
+            target: Some(Arc::new(Target {
                 cluster: "c".into(),
                 topic: "logs".into(),
                 topic_id: "t".into(),
                 partition: 5,
-            }),
+            })),
             seen: WallMs(-9),
             ladder: Ladder::of([rung(10), rung(20)]),
             rebooted: true,
@@ -219,28 +258,44 @@ mod tests {
     fn files_come_back_as_they_were() {
         let plain = FileEntry {
             id: FileId { birth_ns: None, ..entry().id },
-            path: PathBuf::from(OsString::from_vec(b"/tmp/\xff".to_vec())),
-            origin: PathBuf::from(OsString::from_vec(b"/tmp/\xff".to_vec())),
+            path: path_of(b"/tmp/\xff"),
+            origin: path_of(b"/tmp/\xff"),
             target: None,
             ladder: Ladder::default(),
             rebooted: false,
             ..entry()
         };
         for entry in [entry(), plain] {
-            let record = Record::File(entry);
+            let record = Record::File(Box::new(entry));
             assert_eq!(decode(&encode(&record).unwrap()).unwrap(), record);
         }
     }
 
     #[test]
+    fn what_files_have_alike_is_kept_once() {
+        let mut shared = Shared::default();
+        let mut decoded = |entry: FileEntry| {
+            let bytes = encode(&Record::File(Box::new(entry))).unwrap();
+            let Record::File(entry) = decode_into(&bytes, &mut shared).unwrap() else { panic!() };
+            (entry.input.clone(), entry.target.clone().unwrap(), entry)
+        };
+        let (first, second) = (decoded(entry()), decoded(entry()));
+        assert!(Arc::ptr_eq(&first.0, &second.0) && Arc::ptr_eq(&first.1, &second.1));
+        let other = Target { partition: 6, ..Target::clone(&first.1) };
+        let target = Some(Arc::new(other.clone()));
+        let third = decoded(FileEntry { input: "j".into(), target, ..entry() });
+        assert_eq!((&*third.0, &*third.1), ("j", &other));
+    }
+
+    #[test]
     fn what_is_cut_anywhere_or_of_no_kind_is_refused() {
-        let bytes = encode(&Record::File(entry())).unwrap();
+        let bytes = encode(&Record::File(Box::new(entry()))).unwrap();
         for len in 0..bytes.len() {
             assert!(decode(&bytes[..len]).is_err(), "cut at {len}");
         }
         assert!(matches!(decode(&[9, 1, 2]), Err(DecodeError::Kind(9))));
         let mut longer = bytes;
         longer.extend(b"of a later version");
-        assert_eq!(decode(&longer).unwrap(), Record::File(entry()));
+        assert_eq!(decode(&longer).unwrap(), Record::File(Box::new(entry())));
     }
 }

@@ -7,12 +7,12 @@ use tailway_metadata::time::WallMs;
 use tailway_storage::{Operation, SimDisk};
 
 fn file(generation: u128) -> Record {
-    Record::File(FileEntry {
+    Record::File(Box::new(FileEntry {
         generation: Generation(generation),
         ordinal: 0,
         id: FileId { dev: 1, ino: 2, birth_ns: None },
-        path: "/var/log/a.log".into(),
-        origin: "/var/log/a.log".into(),
+        path: Path::new("/var/log/a.log").into(),
+        origin: Path::new("/var/log/a.log").into(),
         input: "i".into(),
         offset: 0,
         marker: Marker::default(),
@@ -21,7 +21,7 @@ fn file(generation: u128) -> Record {
         seen: WallMs(0),
         ladder: Ladder::default(),
         rebooted: false,
-    })
+    }))
 }
 
 const PATH: &str = "/journal";

@@ -289,7 +289,7 @@ impl Shipper {
         self.metrics.generations.inc();
         let entry = self.entry_of(key, 0, Marker::default());
         if let Some(entry) = entry {
-            self.registry.record(Record::File(entry))?;
+            self.registry.record(Record::File(Box::new(entry)))?;
         }
         self.ended.insert(old);
         self.changed = true;
@@ -303,9 +303,9 @@ impl Shipper {
             generation: file.generation,
             ordinal: file.ordinal,
             id: file.id,
-            path: file.path.clone(),
-            origin: file.origin.clone(),
-            input: self.config.inputs[file.input].id.clone(),
+            path: file.path.as_path().into(),
+            origin: file.origin.as_path().into(),
+            input: self.config.inputs[file.input].id.as_str().into(),
             offset,
             marker,
             head: file.head,

@@ -183,11 +183,11 @@ impl Shipper {
         self.put_into_dir(key, &path);
         let seen = self.clock.wall();
         let saved_path = self.registry.ledger().files.get(&generation).map(|entry| &entry.path);
-        let has_path = saved_path == Some(&path);
+        let has_path = saved_path.is_some_and(|saved| **saved == *path);
         match position.journal {
             Journalled::No(ladder) => {
                 if let Some(entry) = self.entry_of(key, offset, marker) {
-                    self.registry.record(Record::File(FileEntry { ladder, ..entry }))?;
+                    self.registry.record(Record::File(Box::new(FileEntry { ladder, ..entry })))?;
                 }
             }
             Journalled::Doubted => self.note_proven(generation, path)?,
@@ -206,7 +206,7 @@ fn as_saved(entry: FileEntry, before: Before) -> Position {
     Position {
         generation: entry.generation,
         ordinal: entry.ordinal,
-        origin: entry.origin.clone(),
+        origin: entry.origin.to_path_buf(),
         offset: entry.offset,
         before,
         head: entry.head,
@@ -221,7 +221,7 @@ fn after_power_cut(entry: &FileEntry, proven: Proven) -> Position {
     Position {
         generation: fresh_generation(),
         ordinal: entry.ordinal + 1,
-        origin: entry.origin.clone(),
+        origin: entry.origin.to_path_buf(),
         offset: proven.offset,
         repeated: proven.repeated(),
         before: proven.before,

@@ -67,8 +67,8 @@ impl Shipper {
         let Some(entry) = self.registry.ledger().files.get(&generation).cloned() else {
             return Ok(());
         };
-        let entry = FileEntry { rebooted: false, path, seen, ..*entry };
-        Ok(self.registry.record(Record::File(entry))?)
+        let entry = FileEntry { rebooted: false, path: path.into(), seen, ..*entry };
+        Ok(self.registry.record(Record::File(Box::new(entry)))?)
     }
 }
 

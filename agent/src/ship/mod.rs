@@ -174,7 +174,7 @@ pub struct Shipper {
 
     topics: BTreeMap<String, Topic>,
     lanes: Vec<Lane>,
-    lane_of: BTreeMap<Target, LaneId>,
+    lane_of: BTreeMap<Arc<Target>, LaneId>,
     restarts: BTreeMap<LaneId, Restart>,
     writer: EventWriter,
     builder: BatchBuilder,

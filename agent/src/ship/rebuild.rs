@@ -58,7 +58,7 @@ impl Shipper {
     fn refill(&self, buffer: &mut Buffer, range: &Range) -> Result<(), String> {
         let entry = self.registry.ledger().files.get(&range.generation);
         let Some(entry) = entry else { return Err("one of its files is forgotten".to_owned()) };
-        let input = self.config.inputs.iter().find(|input| input.id == entry.input);
+        let input = self.config.inputs.iter().find(|input| *input.id == *entry.input);
         let Some(input) = input else { return Err("an input of it is not there now".to_owned()) };
         let path = entry.path.display();
         let (file, stat) = self.open_generation(entry)?;

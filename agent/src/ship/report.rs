@@ -109,7 +109,7 @@ impl Shipper {
         let sent = ranges.map(|range| range.to).max().unwrap_or(acked);
         json!({
             "path": entry.map(|entry| entry.path.display().to_string()),
-            "input": entry.map(|entry| &entry.input),
+            "input": entry.map(|entry| &*entry.input),
             "generation": generation.to_string(),
             "state": "in doubt",
             "size": sent,

@@ -14,6 +14,7 @@
 //! out under a new one. What cannot be known - that cluster, or what retention deleted before it
 //! was looked at - is sent and said: these lines are there at least once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tailway_client::ProducerIdentity;
@@ -181,7 +182,7 @@ impl Shipper {
         lane.target.clone_from(&now);
         lane.former.push(former.clone());
         self.lane_of.remove(&former);
-        self.lane_of.insert(now, id);
+        self.lane_of.insert(Arc::new(now), id);
         if let Some(topic) = self.topics.get_mut(&former.topic) {
             topic.found = Some(found);
         }

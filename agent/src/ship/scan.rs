@@ -451,7 +451,7 @@ impl Shipper {
             }
         }
         for orphan in orphans {
-            let input = self.config.inputs.iter().position(|input| input.id == orphan.input);
+            let input = self.config.inputs.iter().position(|input| *input.id == *orphan.input);
             let (Some(input), Some(places)) = (input, by_ino.get(&orphan.id.ino)) else { continue };
             for path in places {
                 let Ok(stat) = self.source.stat(path) else { continue };
@@ -481,7 +481,7 @@ impl Shipper {
             let age = now.saturating_sub(entry.seen.0);
             if self.by_generation.contains_key(&entry.generation) {
                 if age > limit / 4 {
-                    seen.push((entry.generation, entry.path.clone()));
+                    seen.push((entry.generation, entry.path.to_path_buf()));
                 }
             } else if age > limit && ledger.plans_with(entry.generation).next().is_none() {
                 gone.push((entry.generation, entry.path.clone()));

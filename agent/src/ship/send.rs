@@ -4,6 +4,7 @@
 //! pipeline stopped or in an earlier run, is in `resolve`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tailway_client::TopicPartition;
 use tailway_client::machine::pipeline::Ack;
@@ -188,6 +189,9 @@ impl Shipper {
                     topic_id: found.topic_id,
                     partition: i32::try_from(spread % partitions).unwrap_or_default(),
                 };
+                // All that are pinned to it share it.
+                let known = self.lane_of.get_key_value(&target).map(|(known, _)| Arc::clone(known));
+                let target = known.unwrap_or_else(|| Arc::new(target));
                 self.registry.record(Record::Pin { generation, target: target.clone() })?;
                 target
             }
@@ -223,7 +227,7 @@ impl Shipper {
         let batch_bytes = self.config.output.batch_bytes;
         let mut lane = Lane::new(id, target.clone(), batch_bytes, commands);
         lane.former = self.former_of(target);
-        self.lane_of.insert(target.clone(), id);
+        self.lane_of.insert(Arc::new(target.clone()), id);
         self.lanes.push(lane);
         self.resolve_lane(id);
         id
@@ -286,10 +290,10 @@ impl Shipper {
     /// and go.
     pub(super) fn pipeline_of(&self, ranges: &[Range]) -> u64 {
         let ledger = self.registry.ledger();
-        let inputs: BTreeSet<&String> = ranges
+        let inputs: BTreeSet<&str> = ranges
             .iter()
             .filter_map(|range| ledger.files.get(&range.generation))
-            .map(|entry| &entry.input)
+            .map(|entry| &*entry.input)
             .collect();
         let hashes = inputs.into_iter().filter_map(|input| self.pipelines.get(input));
         hashes.fold(0, |all, hash| all.rotate_left(1) ^ hash)
