@@ -10,7 +10,7 @@ mod common;
 mod in_doubt_for_long;
 
 use common::kafka::{Fault, Kafka};
-use common::{Agent, numbers};
+use common::{Agent, at_once, numbers};
 
 fn expected(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
@@ -106,6 +106,7 @@ fn a_deleted_file_is_read_to_its_end() {
 fn an_ack_that_got_lost_is_made_up_for() {
     let kafka = Kafka::start();
     let mut agent = Agent::new(&kafka, "");
+    agent.reconfigure("request_timeout: 2s", "request_timeout: 500ms");
     agent.start();
     kafka.set_fault(Fault::NoAnswer);
     agent.write("a.log", &numbers(0..10));
@@ -123,9 +124,10 @@ fn an_ack_that_got_lost_is_made_up_for() {
 /// that takes any first sequence of a producer, and by one that does not.
 #[test]
 fn a_topic_that_is_made_anew_gets_what_was_on_its_way() {
-    for strict in [false, true] {
+    at_once([false, true], |strict| {
         let kafka = Kafka::start();
         let mut agent = Agent::new(&kafka, "");
+        agent.reconfigure("request_timeout: 2s", "request_timeout: 500ms");
         agent.write("a.log", &numbers(0..10));
         agent.start();
         kafka.wait_for(10);
@@ -155,7 +157,7 @@ fn a_topic_that_is_made_anew_gets_what_was_on_its_way() {
         kafka.wait_for(50);
         agent.stop();
         assert_eq!(kafka.messages(), expected(10..60), "strict: {strict}\n{}", agent.log());
-    }
+    });
 }
 
 #[test]

@@ -129,6 +129,16 @@ impl Drop for Agent {
     }
 }
 
+/// Runs each case with an agent and a Kafka of its own, all at once: they wait for time to pass.
+pub(crate) fn at_once<T: Send>(cases: impl IntoIterator<Item = T>, run: impl Fn(T) + Sync) {
+    let run = &run;
+    std::thread::scope(|scope| {
+        for case in cases {
+            scope.spawn(move || run(case));
+        }
+    });
+}
+
 /// `n..m` as lines.
 pub(crate) fn numbers(range: std::ops::Range<u32>) -> String {
     range.fold(String::new(), |text, n| text + &n.to_string() + "\n")

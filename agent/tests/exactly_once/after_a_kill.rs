@@ -7,7 +7,7 @@ use tailway_wire::error_code::ErrorCode;
 use tokio::time::Instant;
 
 use super::common::kafka::{Fault, Kafka, Tells};
-use super::common::{Agent, numbers};
+use super::common::{Agent, at_once, numbers};
 use super::expected;
 
 /// Lines 0 to 9 are stored, and the agent was killed while lines 10 to 19 were in doubt.
@@ -35,7 +35,7 @@ pub(super) fn ends_well(kafka: &Kafka, agent: &mut Agent, case: &str) {
 
 #[test]
 fn what_is_stored_is_found_and_what_is_not_is_sent_again() {
-    for (fault, stored) in [(Fault::NoAnswer, true), (Fault::Deaf, false)] {
+    at_once([(Fault::NoAnswer, true), (Fault::Deaf, false)], |(fault, stored)| {
         let (kafka, mut agent) = killed(fault);
         let found = kafka.messages().len();
         assert_eq!(found > 10, stored, "{fault:?}: {found} are there");
@@ -46,15 +46,17 @@ fn what_is_stored_is_found_and_what_is_not_is_sent_again() {
         ends_well(&kafka, &mut agent, &format!("{fault:?}"));
         let said = "sending a batch again as it was";
         assert!(agent.log().contains(said), "{fault:?}: it must say `{said}`\n{}", agent.log());
-    }
+    });
 }
 
 /// A request of the killed process is carried out after its successor has looked for it: before or
 /// after the successor's own, or long after.
 #[test]
 fn what_comes_late_is_stored_once() {
-    for untold in [false, true] {
-        for fault in [Fault::ReleaseBefore, Fault::ReleaseAfter, Fault::None] {
+    let faults = [Fault::ReleaseBefore, Fault::ReleaseAfter, Fault::None];
+    at_once(
+        faults.into_iter().flat_map(|fault| [(false, fault), (true, fault)]),
+        |(untold, fault)| {
             let case = format!("{fault:?}, untold: {untold}");
             let (kafka, mut agent) = killed(Fault::Hold);
             assert_eq!(kafka.held(), 1, "{case}");
@@ -77,52 +79,50 @@ fn what_comes_late_is_stored_once() {
                 ends_well(&kafka, &mut agent, &case);
             }
             assert!(!agent.log().contains("stored twice"), "{case}\n{}", agent.log());
-        }
-    }
+        },
+    );
 }
 
 /// Several batches are in doubt, of two files, and what becomes of them differs.
 #[test]
 fn several_in_doubt_are_stored_once_and_in_order() {
-    for stored in 0..=3 {
-        for restarted in [false, true] {
-            let case = format!("{stored} of 3 are stored, restarted: {restarted}");
-            let kafka = Kafka::start();
-            let mut agent = Agent::new(&kafka, "");
-            agent.write("a.log", &numbers(0..10));
-            agent.start();
-            kafka.wait_for(10);
-            // The leader has acknowledged one, so all three are on their way at once.
-            kafka.set_fault(Fault::Hold);
-            agent.write("a.log", &numbers(10..20));
-            kafka.wait_for_produces(2);
-            agent.write("b.log", &numbers(100..110));
-            kafka.wait_for_produces(3);
-            agent.write("a.log", &numbers(20..30));
-            kafka.wait_for_produces(4);
-            agent.kill();
-            kafka.set_fault(Fault::None);
-            kafka.release_first(stored);
-            let late = kafka.held();
-            assert_eq!(late, 3 - stored, "{case}");
-            if restarted {
-                kafka.restart();
-            }
-            // The rest arrives before the successor's first batch.
-            kafka.set_fault(Fault::ReleaseBefore);
-            agent.rename("a.log", "a.log.1");
-            agent.start();
-            agent.write("a.log", &numbers(30..40));
-            agent.write("b.log", &numbers(110..120));
-            kafka.wait_for(60);
-            agent.stop();
-            let (mut b, mut a) = (kafka.messages(), kafka.messages());
-            b.retain(|line| line.len() == 3);
-            a.retain(|line| line.len() < 3);
-            assert_eq!(a, expected(0..40), "{case}\n{}", agent.log());
-            assert_eq!(b, expected(100..120), "{case}\n{}", agent.log());
+    at_once((0..=3).flat_map(|stored| [(stored, false), (stored, true)]), |(stored, restarted)| {
+        let case = format!("{stored} of 3 are stored, restarted: {restarted}");
+        let kafka = Kafka::start();
+        let mut agent = Agent::new(&kafka, "");
+        agent.write("a.log", &numbers(0..10));
+        agent.start();
+        kafka.wait_for(10);
+        // The leader has acknowledged one, so all three are on their way at once.
+        kafka.set_fault(Fault::Hold);
+        agent.write("a.log", &numbers(10..20));
+        kafka.wait_for_produces(2);
+        agent.write("b.log", &numbers(100..110));
+        kafka.wait_for_produces(3);
+        agent.write("a.log", &numbers(20..30));
+        kafka.wait_for_produces(4);
+        agent.kill();
+        kafka.set_fault(Fault::None);
+        kafka.release_first(stored);
+        let late = kafka.held();
+        assert_eq!(late, 3 - stored, "{case}");
+        if restarted {
+            kafka.restart();
         }
-    }
+        // The rest arrives before the successor's first batch.
+        kafka.set_fault(Fault::ReleaseBefore);
+        agent.rename("a.log", "a.log.1");
+        agent.start();
+        agent.write("a.log", &numbers(30..40));
+        agent.write("b.log", &numbers(110..120));
+        kafka.wait_for(60);
+        agent.stop();
+        let (mut b, mut a) = (kafka.messages(), kafka.messages());
+        b.retain(|line| line.len() == 3);
+        a.retain(|line| line.len() < 3);
+        assert_eq!(a, expected(0..40), "{case}\n{}", agent.log());
+        assert_eq!(b, expected(100..120), "{case}\n{}", agent.log());
+    });
 }
 
 /// All of it arrived after the look, and the broker was restarted then: it knows the last one again.
@@ -155,7 +155,8 @@ fn a_broker_that_knows_the_last_one_only_proves_the_others() {
 /// The producer is forgotten, and the first sequence of what is sent again is not the first of all.
 #[test]
 fn a_producer_that_expired_goes_on_under_its_next_epoch() {
-    for (strict, stored) in [(true, true), (true, false), (false, true), (false, false)] {
+    let cases = [(true, true), (true, false), (false, true), (false, false)];
+    at_once(cases, |(strict, stored)| {
         let case = format!("strict: {strict}, stored: {stored}");
         let (kafka, mut agent) = killed(if stored { Fault::NoAnswer } else { Fault::Deaf });
         kafka.forget_producers();
@@ -167,14 +168,14 @@ fn a_producer_that_expired_goes_on_under_its_next_epoch() {
         ends_well(&kafka, &mut agent, &case);
         let stopped = agent.log().contains("sender stopped");
         assert_eq!(stopped, strict && !stored, "{case}\n{}", agent.log());
-    }
+    });
 }
 
 /// The bytes do not make the same records any more, so they go out anew, under the next epoch: what
 /// arrives after the first of them is kept out, and what arrives before it is told.
 #[test]
 fn what_cannot_be_sent_as_it_was_keeps_the_late_out() {
-    for fault in [Fault::ReleaseAfter, Fault::ReleaseBefore] {
+    at_once([Fault::ReleaseAfter, Fault::ReleaseBefore], |fault| {
         let (kafka, mut agent) = killed(Fault::Hold);
         agent.reconfigure("name: web-01", "name: web-02");
         kafka.set_fault(fault);
@@ -185,14 +186,14 @@ fn what_cannot_be_sent_as_it_was_keeps_the_late_out() {
             ends_well(&kafka, &mut agent, "the late is kept out");
             assert_eq!(kafka.late(), [Err(ErrorCode::INVALID_PRODUCER_EPOCH)]);
             assert!(!agent.log().contains("stored twice"), "{}", agent.log());
-            continue;
+            return;
         }
         kafka.wait_for(30);
         agent.wait_for_log("events are stored twice");
         agent.stop();
         let twice = [expected(0..20), expected(10..20)].concat();
         assert_eq!(kafka.messages(), twice, "{}", agent.log());
-    }
+    });
 }
 
 /// Killed between the decision to go on under the next epoch and the first batch under it, which
@@ -231,13 +232,14 @@ fn a_look_that_never_works_is_waited_for_by_nobody() {
 /// still, it tells; if not, nobody knows, and that is said.
 #[test]
 fn what_retention_deleted_is_no_proof() {
-    for (stored, forgotten, tells) in [
+    let cases = [
         (true, false, Tells::All),
         (true, false, Tells::TooOld),
         (true, true, Tells::All),
         (false, false, Tells::All),
         (false, false, Tells::TooOld),
-    ] {
+    ];
+    at_once(cases, |(stored, forgotten, tells)| {
         let case = format!("stored: {stored}, forgotten: {forgotten}, tells: {tells:?}");
         let (kafka, mut agent) = killed(if stored { Fault::NoAnswer } else { Fault::Deaf });
         kafka.tell(tells);
@@ -257,19 +259,20 @@ fn what_retention_deleted_is_no_proof() {
         let told = log.contains("events may be stored twice");
         let is_known = !forgotten && (stored || tells == Tells::All);
         assert_eq!(told, !is_known, "{case}\n{log}");
-    }
+    });
 }
 
 /// The topic is deleted and made anew while a batch is in doubt: requests go to it by its name.
 #[test]
 fn a_topic_that_was_made_anew_is_looked_into() {
-    for (fault, strict) in [
+    let cases = [
         (Fault::None, false),
         (Fault::None, true),
         (Fault::ReleaseBefore, false),
         (Fault::ReleaseBefore, true),
         (Fault::ReleaseAfter, false),
-    ] {
+    ];
+    at_once(cases, |(fault, strict)| {
         let case = format!("{fault:?}, strict: {strict}");
         let (kafka, mut agent) = killed(Fault::Hold);
         kafka.recreate_topic();
@@ -287,7 +290,7 @@ fn a_topic_that_was_made_anew_is_looked_into() {
         kafka.wait_for(20);
         agent.stop();
         assert_eq!(kafka.messages(), expected(10..30), "{case}\n{}", agent.log());
-    }
+    });
 }
 
 /// Another cluster answers: what was on its way to the first is sent to it, under a producer that is
@@ -308,7 +311,7 @@ fn another_cluster_gets_what_was_in_doubt_under_another_producer() {
 /// Killed again and again before anything is acknowledged: it stays the same batch.
 #[test]
 fn a_second_kill_changes_nothing() {
-    for changed in [false, true] {
+    at_once([false, true], |changed| {
         let (kafka, mut agent) = killed(Fault::Hold);
         if changed {
             agent.reconfigure("name: web-01", "name: web-02");
@@ -327,5 +330,5 @@ fn a_second_kill_changes_nothing() {
         let (again, stale) = (Ok(10), Err(ErrorCode::INVALID_PRODUCER_EPOCH));
         let of_late = if changed { [stale, again, again, again] } else { [again; 4] };
         assert_eq!(late, of_late, "changed: {changed}");
-    }
+    });
 }
