@@ -160,21 +160,44 @@ fn a_topic_that_is_made_anew_gets_what_was_on_its_way() {
     });
 }
 
+/// Text that does not compress: pseudo-random letters, so many at a time.
+fn letters() -> impl FnMut(usize) -> String {
+    let mut seed = 1_u64;
+    let mut letter = move || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        char::from(b'!' + u8::try_from((seed >> 40) % 90).unwrap())
+    };
+    move |n| (0..n).map(|_| letter()).collect()
+}
+
+/// A backlog meets a broker that takes small batches only: each size is tried once, not once for each
+/// batch, and what comes then is not smaller than it must be.
+#[test]
+fn how_much_a_broker_takes_is_found_out_once() {
+    const LINES: u32 = 20_000;
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    kafka.set_fault(Fault::SizeMax(4_096));
+    let mut letters = letters();
+    let lines: Vec<String> = (0..LINES).map(|n| format!("{n} {}", letters(50))).collect();
+    agent.write("a.log", &(lines.join("\n") + "\n"));
+    agent.start();
+    kafka.wait_for_end(i64::from(LINES));
+    agent.stop();
+    assert_eq!(kafka.messages(), lines, "{}", agent.log());
+    let (requests, batches) = kafka.produced();
+    let stored = LINES as usize / batches;
+    println!("{requests} requests, {batches} batches of {stored} lines");
+    assert!(requests - batches <= 60, "{} of {requests} were refused", requests - batches);
+    assert!(stored >= 20, "{stored} lines a batch, and twice as many fit");
+}
+
 #[test]
 fn what_is_too_large_is_split_and_at_last_cut() {
     let kafka = Kafka::start();
     let mut agent = Agent::new(&kafka, ", format: ecs");
     kafka.set_fault(Fault::SizeMax(1_500));
-    // Lines that do not compress: pseudo-random letters.
-    let mut seed = 1_u64;
-    let mut letters = |n: usize| -> String {
-        (0..n)
-            .map(|_| {
-                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                char::from(b'!' + u8::try_from((seed >> 40) % 90).unwrap())
-            })
-            .collect()
-    };
+    let mut letters = letters();
     let mut lines: Vec<String> = (0..20).map(|_| letters(200)).collect();
     lines.push(letters(4_000));
     agent.write("a.log", &(lines.join("\n") + "\n"));

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use super::inbox::LaneId;
 use super::link::Command;
-use super::parcel::{Buffer, Entry, Parcel};
+use super::parcel::{Buffer, Entry, Parcel, split_until};
 use super::resolve::{Doubt, LookFrom, Proof};
 use crate::machine::identity::{Generation, Marker};
 use crate::machine::ledger::{PLANS_OPEN_MAX, Plan, Range, Target};
@@ -80,6 +80,8 @@ pub struct Lane {
     used_at: Mono,
     /// A buffer of this size is full.
     batch_bytes: usize,
+    /// Some batch was too large for the broker, so that what waits may be as well.
+    is_shrunk: bool,
     sent: VecDeque<Sent>,
     again: VecDeque<Parcel>,
     commands: mpsc::Sender<Command>,
@@ -110,6 +112,7 @@ impl Lane {
             opened_at: None,
             used_at: Mono::ZERO,
             batch_bytes,
+            is_shrunk: false,
             sent: VecDeque::new(),
             again: VecDeque::new(),
             commands,
@@ -200,7 +203,14 @@ impl Lane {
             return Ok(None);
         }
         self.opened_at = None;
-        Ok(Some(self.buffer.finish(builder)?))
+        let parcel = self.buffer.finish(builder)?;
+        if !self.is_shrunk {
+            return Ok(Some(parcel));
+        }
+        // It may have gathered before that was known.
+        let limit = self.batch_bytes.saturating_mul(2);
+        self.again = split_until(parcel, builder, &|parcel| parcel.value_bytes < limit)?.into();
+        Ok(self.again.pop_front())
     }
 
     /// The plan under which the parcel goes out next.
@@ -300,9 +310,11 @@ impl Lane {
         Ok(())
     }
 
-    /// A batch was refused because it was too large: those that follow are smaller.
-    pub fn shrink_batches(&mut self) {
-        self.batch_bytes = (self.batch_bytes / 2).max(BATCH_BYTES_MIN);
+    /// A batch with values of so many bytes was refused because it was too large: those that follow
+    /// have half of that, however many are refused that were made before.
+    pub fn shrink_batches(&mut self, refused: usize) {
+        self.batch_bytes = self.batch_bytes.min((refused / 2).max(BATCH_BYTES_MIN));
+        self.is_shrunk = true;
     }
 
     /// The link is ready: batches go out under this identity.
@@ -316,6 +328,11 @@ impl Lane {
     pub fn take_sent(&mut self) -> VecDeque<Sent> {
         self.phase = Phase::Beginning;
         std::mem::take(&mut self.sent)
+    }
+
+    /// Takes what was to be sent again and was not.
+    pub fn take_again(&mut self) -> VecDeque<Parcel> {
+        std::mem::take(&mut self.again)
     }
 
     /// Sends these parcels again, before anything else, in order.

@@ -43,6 +43,8 @@ pub struct Parcel {
     pub bytes: Bytes,
     pub count: i32,
     pub ranges: Vec<Range>,
+    /// Bytes of its values before they were compressed.
+    pub value_bytes: usize,
     lines: Vec<LineMark>,
 }
 
@@ -130,6 +132,7 @@ impl Buffer {
             bytes,
             count: i32::try_from(self.ends.len()).unwrap_or(i32::MAX),
             ranges: std::mem::take(&mut self.ranges),
+            value_bytes: self.values.len(),
             lines: std::mem::take(&mut self.lines),
         };
         self.values.clear();
@@ -206,7 +209,8 @@ pub fn split(
             let text = text_of(line.format, value);
             let crc = text.as_deref().map(crc32c::crc32c);
             let lines = vec![LineMark { file_end: range.to, crc, ..*line }];
-            Ok(Parcel { bytes, count: 1, ranges: vec![range], lines })
+            let (ranges, value_bytes) = (vec![range], value.len());
+            Ok(Parcel { bytes, count: 1, ranges, value_bytes, lines })
         };
         let before = Range { to: middle, marker: Marker::default(), ..*range };
         return Ok(Some([make(&first, before)?, make(&second, Range { from: middle, ..*range })?]));
@@ -220,9 +224,28 @@ pub fn split(
             .collect();
         let bytes = build(builder, &values, &ranges)?;
         let count = i32::try_from(to - from).unwrap_or(i32::MAX);
-        Ok(Parcel { bytes, count, ranges, lines })
+        let value_bytes = values.iter().map(|(value, _)| value.len()).sum();
+        Ok(Parcel { bytes, count, ranges, value_bytes, lines })
     };
     Ok(Some([make(0, half)?, make(half, records.len())?]))
+}
+
+/// Makes parcels that fit of one, in order. A record is never cut for it.
+pub fn split_until(
+    parcel: Parcel,
+    builder: &mut BatchBuilder,
+    fits: &impl Fn(&Parcel) -> bool,
+) -> Result<Vec<Parcel>, WireError> {
+    let (mut done, mut rest) = (Vec::new(), vec![parcel]);
+    while let Some(parcel) = rest.pop() {
+        let halves =
+            if parcel.count < 2 || fits(&parcel) { None } else { split(&parcel, builder)? };
+        match halves {
+            Some([first, second]) => rest.extend([second, first]),
+            None => done.push(parcel),
+        }
+    }
+    Ok(done)
 }
 
 impl Parcel {

@@ -89,12 +89,12 @@ impl Shipper {
         lane.trouble = Some(text);
         let now = self.clock.mono();
         let mut sent = Vec::from(lane.take_sent());
+        let too_large = refused.is_some_and(is_too_large);
+        if let Some(oldest) = sent.first().filter(|_| too_large) {
+            lane.shrink_batches(oldest.parcel.value_bytes);
+        }
         // Their files are not followed yet: they are read again instead.
         sent.retain(|sent| !sent.resumed);
-        let too_large = refused.is_some_and(is_too_large);
-        if too_large {
-            self.lanes[id].shrink_batches();
-        }
         let pause = match self.restarts.get(&id) {
             None if too_large => Duration::ZERO,
             Some(before) if too_large && !before.hopeless => Duration::ZERO,

@@ -13,7 +13,7 @@ use super::{ShipError, Shipper};
 use crate::machine::ledger::{Fence, Plan, Record, Target};
 use crate::output::inbox::LaneId;
 use crate::output::lane::Sent;
-use crate::output::parcel::{Parcel, split};
+use crate::output::parcel::{Parcel, split, split_until};
 
 impl Shipper {
     /// Sends again, as it was, what an earlier process sent; false if it cannot be.
@@ -119,7 +119,7 @@ impl Shipper {
             again.extend(known);
         }
         let too_large = self.restarts.get(&id).is_some_and(Restart::too_large);
-        let (parcels, hopeless) = self.parcels_again(again, too_large)?;
+        let (parcels, hopeless) = self.parcels_again(id, again, too_large)?;
         if let Some(restart) = self.restarts.get_mut(&id) {
             restart.hopeless = hopeless;
         }
@@ -128,24 +128,33 @@ impl Shipper {
         Ok(())
     }
 
-    /// Parcels to send again; the first is split if it was too large. Also whether it could not be.
+    /// Parcels to send again. The first is split if it was too large, and so is whatever is as large:
+    /// how much the broker takes is found out once for all of them. Also whether it could not be.
     fn parcels_again(
         &mut self,
+        id: LaneId,
         sent: Vec<Sent>,
         too_large: bool,
     ) -> Result<(Vec<Parcel>, bool), ShipError> {
-        let (mut parcels, mut hopeless) = (Vec::new(), false);
-        for (at, sent) in sent.into_iter().enumerate() {
-            let parcel = sent.parcel;
-            let is_culprit = too_large && at == 0;
-            let halves = if is_culprit { split(&parcel, &mut self.builder)? } else { None };
-            if let Some(halves) = halves {
-                self.metrics.lines_cut.inc_by(u64::from(parcel.count == 1));
+        let mut sent = sent.into_iter().map(|sent| sent.parcel);
+        if !too_large {
+            return Ok((sent.collect(), false));
+        }
+        let Some(culprit) = sent.next() else { return Ok((Vec::new(), false)) };
+        let refused = culprit.bytes.len();
+        let fits = |parcel: &Parcel| parcel.bytes.len() < refused;
+        let mut parcels = Vec::new();
+        let halves = split(&culprit, &mut self.builder)?;
+        let hopeless = halves.is_none();
+        match halves {
+            Some(halves) => {
+                self.metrics.lines_cut.inc_by(u64::from(culprit.count == 1));
                 parcels.extend(halves);
-            } else {
-                hopeless |= is_culprit;
-                parcels.push(parcel);
             }
+            None => parcels.push(culprit),
+        }
+        for parcel in sent.chain(self.lanes[id].take_again()) {
+            parcels.extend(split_until(parcel, &mut self.builder, &fits)?);
         }
         Ok((parcels, hopeless))
     }

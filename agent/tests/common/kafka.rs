@@ -307,6 +307,20 @@ impl Kafka {
         messages(&state)
     }
 
+    /// Waits until the log has `n` records, without a look at them: for many.
+    pub(crate) fn wait_for_end(&self, n: i64) {
+        let guard = self.state.0.lock().unwrap();
+        let short = |state: &mut State| state.end < n;
+        let (state, waited) = self.state.1.wait_timeout_while(guard, PATIENCE, short).unwrap();
+        assert!(!waited.timed_out(), "{n} records were waited for, there are {}", state.end);
+    }
+
+    /// Produce requests so far, and batches that they left.
+    pub(crate) fn produced(&self) -> (usize, usize) {
+        let state = self.state.0.lock().unwrap();
+        (state.produces, state.log.len())
+    }
+
     /// Waits for that many Produce requests in all.
     pub(crate) fn wait_for_produces(&self, n: usize) {
         let guard = self.state.0.lock().unwrap();
