@@ -102,6 +102,13 @@ fn lines(files: &[Value]) -> Vec<String> {
             let since = file["guarantee_since"].as_i64().map_or_else(String::new, since);
             lines.push(format!("{path}: at least once{since}, because {why}"));
         }
+        let lost = file["lost"].as_u64().unwrap_or_default();
+        if lost > 0 {
+            lines.push(format!(
+                "{path}: {} lost, truncated away before they were read; have it rotated by renaming",
+                bytes(lost)
+            ));
+        }
         if let Some(trouble) = file["trouble"].as_str() {
             lines.push(format!("{path}: {trouble}"));
         }
@@ -147,6 +154,13 @@ fn notes(report: &Value, shown: usize) -> Vec<String> {
     if more > 0 {
         notes.push(format!("files without anything to do that are not shown: {more}"));
     }
+    let lost = report["bytes_lost"].as_u64().unwrap_or_default();
+    if lost > 0 {
+        notes.push(format!(
+            "lost since the agent started, because files went away before they were read: {}",
+            bytes(lost)
+        ));
+    }
     for (what, trouble) in
         [("journal", &report["journal_trouble"]), ("output", &report["output"]["trouble"])]
     {
@@ -166,7 +180,7 @@ mod tests {
     fn file(why: Option<&str>) -> Value {
         json!({
             "path": "/a.log", "generation": "0123456789abcdef", "state": "idle", "size": 5,
-            "read": 4, "acked": 3, "lag": 2, "plans_open": 1,
+            "read": 4, "acked": 3, "lag": 2, "lost": 0, "plans_open": 1,
             "guarantee": if why.is_some() { "at-least-once" } else { "exactly-once" },
             "guarantee_since": why.map(|_| 1_700_000_000_123_i64), "guarantee_why": why,
             "trouble": null,
@@ -184,10 +198,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_lost_is_said() {
+        let mut file = file(None);
+        file["lost"] = json!(1_500);
+        let said = lines(&[file]).pop().unwrap();
+        let expected = "/a.log: 1.5 kB lost, truncated away before they were read; have it rotated by renaming";
+        assert_eq!(said, expected);
+    }
+
+    #[test]
     fn what_is_not_in_the_table_is_noted() {
         let output = json!({"trouble": "refused"});
-        let report = json!({"files_total": 9, "journal_trouble": null, "output": output});
-        let expected = ["files without anything to do that are not shown: 8", "output: refused"];
+        let report =
+            json!({"files_total": 9, "bytes_lost": 5, "journal_trouble": null, "output": output});
+        let expected = [
+            "files without anything to do that are not shown: 8",
+            "lost since the agent started, because files went away before they were read: 5 B",
+            "output: refused",
+        ];
         assert_eq!(notes(&report, 1), expected);
     }
 }

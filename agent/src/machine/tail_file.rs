@@ -33,13 +33,14 @@ pub struct Look {
     pub written_ns: i64,
 }
 
-/// Why a new generation starts at offset 0.
+/// Why a new generation starts at offset 0. `unread`: bytes that are known to have stood behind what
+/// was read of the one before, and are gone; there may have been more that nobody saw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Restart {
     /// The file is shorter than what was already read.
-    Truncated { size: u64, read: u64 },
+    Truncated { size: u64, read: u64, unread: u64 },
     /// The bytes before the read offset are not those that were read.
-    Rewritten { read: u64 },
+    Rewritten { read: u64, unread: u64 },
 }
 
 /// What happened to the file.
@@ -53,7 +54,7 @@ pub enum Event {
     Unreadable,
     /// `fstat` of the descriptor, or `stat` of the path if there is none.
     Observed(Look),
-    /// A read was done and the lines taken; `bytes` is what the read brought.
+    /// A read was done and the lines taken; `bytes` is what it brought that was not looked at before.
     Read {
         bytes: u64,
     },
@@ -93,6 +94,10 @@ pub enum Action {
     TakeRest,
     /// Give the file's bytes from offset 0 a new generation id.
     StartGeneration(Restart),
+    /// The file lost its end, so many bytes that were not read. It is read on.
+    CutShort {
+        unread: u64,
+    },
     /// The file is done with. `gone`: it no longer exists, so nothing need be remembered.
     Forget {
         gone: bool,
@@ -158,6 +163,8 @@ pub struct TailFile {
     pub lines: Lines,
     acked: u64,
     size: u64,
+    /// So long it was when its bytes were last found to be those that were read.
+    proven: u64,
     name: Name,
     descriptor: Descriptor,
     turn: Turn,
@@ -182,6 +189,7 @@ impl TailFile {
             lines: Lines::new(offset, line_bytes_max),
             acked: offset,
             size: offset,
+            proven: offset,
             name: Name::Known,
             descriptor: Descriptor::Closed,
             turn: Turn::None,
@@ -222,8 +230,10 @@ impl TailFile {
             Event::Read { bytes } => self.after_read(bytes, now, out),
             Event::Rewritten => {
                 let read = self.lines.line_start();
+                // What was seen of its size since may be that of the new bytes.
+                let unread = self.proven.saturating_sub(read);
                 self.turn = Turn::None;
-                self.restart(Restart::Rewritten { read }, now, out);
+                self.restart(Restart::Rewritten { read, unread }, now, out);
                 out.push(Action::Observe);
             }
             Event::Evicted => {
@@ -323,7 +333,13 @@ impl TailFile {
         }
         if size < self.lines.scanned() {
             let read = self.lines.line_start();
-            self.restart(Restart::Truncated { size, read }, now, out);
+            let unread = self.size.saturating_sub(read);
+            self.restart(Restart::Truncated { size, read, unread }, now, out);
+        } else if size < self.size {
+            out.push(Action::CutShort { unread: self.size - size });
+            self.proven = self.proven.min(size);
+            // It may be more than its end.
+            self.suspect = size > 0;
         }
         if size != self.size {
             self.size = size;
@@ -366,6 +382,7 @@ impl TailFile {
             out.push(Action::Observe);
         } else {
             self.size = self.size.max(self.lines.scanned());
+            self.proven = self.size;
             self.grown_at = now;
             self.line_up(out);
         }
@@ -376,6 +393,7 @@ impl TailFile {
         self.lines = Lines::new(0, self.line_bytes_max);
         self.acked = 0;
         self.size = 0;
+        self.proven = 0;
         self.suspect = false;
         self.grown_at = now;
         self.next_look = Some(now);

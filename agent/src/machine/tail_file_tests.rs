@@ -75,7 +75,7 @@ fn looks_get_rarer_with_quiet_and_stop_under_a_watch() {
 fn a_shorter_file_starts_a_new_generation_at_zero() {
     let mut file = read_file(b"one\ntwo\n");
     let out = step(&mut file, Event::Observed(look(4, 1)), at(10));
-    let why = Restart::Truncated { size: 4, read: 8 };
+    let why = Restart::Truncated { size: 4, read: 8, unread: 0 };
     assert_eq!(out, [Action::StartGeneration(why), Action::Read]);
     assert_eq!((file.read(), file.acked()), (0, 0));
 }
@@ -85,9 +85,47 @@ fn other_bytes_before_the_offset_start_a_new_generation() {
     let mut file = read_file(b"one\n");
     assert_eq!(step(&mut file, Event::Observed(look(9, 1)), at(10)), [Action::Read]);
     let out = step(&mut file, Event::Rewritten, at(10));
-    let why = Restart::Rewritten { read: 4 };
+    let why = Restart::Rewritten { read: 4, unread: 0 };
     assert_eq!(out, [Action::StartGeneration(why), Action::Observe]);
     assert_eq!(step(&mut file, Event::Observed(look(9, 1)), at(10)), [Action::Read]);
+}
+
+/// What was seen of a file and not read before it was truncated is said, and nothing that was not seen.
+#[test]
+fn what_was_not_read_before_a_truncation_is_counted() {
+    let ended =
+        |size: u64| [Action::StartGeneration(Restart::Truncated { size, read: 4, unread: 6 })];
+    // Of ten bytes four were read: the output had no room.
+    let blocked = || {
+        let mut file = read_file(b"one\n");
+        assert_eq!(step(&mut file, Event::Observed(look(10, 1)), at(10)), [Action::Read]);
+        step(&mut file, Event::Blocked(true), at(10));
+        file
+    };
+    let mut file = blocked();
+    assert_eq!(step(&mut file, Event::Observed(look(0, 1)), at(20)), ended(0), "emptied");
+    let mut file = blocked();
+    assert_eq!(step(&mut file, Event::Observed(look(3, 1)), at(20)), ended(3), "and written to");
+    let mut file = blocked();
+    let out = step(&mut file, Event::Observed(look(7, 1)), at(20));
+    assert_eq!(out, [Action::CutShort { unread: 3 }], "its end was cut off");
+    step(&mut file, Event::Observed(look(30, 1)), at(30));
+    assert_eq!(step(&mut file, Event::Blocked(false), at(30)), [Action::Read]);
+    // The six bytes were never proven to follow what was read, so only the three are sure.
+    let why = Restart::Rewritten { read: 4, unread: 0 };
+    let out = step(&mut file, Event::Rewritten, at(30));
+    assert_eq!(out, [Action::StartGeneration(why), Action::Observe], "refilled past the offset");
+}
+
+/// A file that was cut inside of a line between a look and a read: what is read of it is known already.
+#[test]
+fn a_line_that_lost_its_end_is_not_read_again_and_again() {
+    let mut file = read_file(b"one\ntw");
+    assert_eq!(step(&mut file, Event::Observed(look(20, 1)), at(10)), [Action::Read]);
+    assert_eq!(step(&mut file, Event::Read { bytes: 0 }, at(10)), [Action::Observe]);
+    let out = step(&mut file, Event::Observed(look(6, 1)), at(10));
+    assert_eq!(out, [Action::CutShort { unread: 14 }, Action::Verify]);
+    assert!(file.deadline().is_some(), "{file:?}");
 }
 
 #[test]
@@ -184,6 +222,9 @@ struct World {
     generations: u64,
     to_ack: Vec<u64>,
     forgotten: Option<bool>,
+    /// Bytes that went away unread, and what the machine says of them.
+    lost: u64,
+    counted: u64,
 }
 
 impl World {
@@ -204,6 +245,8 @@ impl World {
             generations: 0,
             to_ack: Vec::new(),
             forgotten: None,
+            lost: 0,
+            counted: 0,
         }
     }
 
@@ -231,10 +274,22 @@ impl World {
         }
     }
 
+    /// To nothing, or to half of what was there.
+    fn truncate(&mut self) {
+        let left = if self.random.below(2) == 0 { 0 } else { self.bytes.len() / 2 };
+        let read = if self.bytes.starts_with(&self.current) { self.current.len() } else { 0 };
+        self.lost += self.bytes.len().saturating_sub(read.max(left)) as u64;
+        self.bytes.truncate(left);
+        self.changes += 1;
+    }
+
     /// Performs every action the machine asked for.
     fn perform(&mut self) {
+        let mut performed = 0;
         while !self.queue.is_empty() {
             let action = self.queue.remove(0);
+            performed += 1;
+            assert!(performed < 10_000, "it never rests: {action:?}: {:?}", self.file);
             match action {
                 Action::Open if self.named => {
                     self.open = true;
@@ -261,7 +316,11 @@ impl World {
                     self.current.extend(line.text);
                     self.to_ack.push(line.end);
                 }
-                Action::StartGeneration(_) => {
+                Action::CutShort { unread } => self.counted += unread,
+                Action::StartGeneration(why) => {
+                    let (Restart::Truncated { unread, .. } | Restart::Rewritten { unread, .. }) =
+                        why;
+                    self.counted += unread;
                     self.current.clear();
                     self.generations += 1;
                     self.to_ack.clear();
@@ -281,6 +340,7 @@ impl World {
         let end = (from + want.len).min(self.bytes.len());
         let bytes = self.bytes.get(from..end).unwrap_or_default().to_vec();
         let mut lines = Vec::new();
+        let news = (end as u64).saturating_sub(self.file.lines.scanned());
         self.file.lines.take(want.offset, &bytes, || true, |line| lines.push(line.end));
         if let Some(end) = lines.last() {
             let from = self.current.len();
@@ -288,15 +348,14 @@ impl World {
             self.current.extend(&self.bytes[from..end]);
             self.to_ack.push(end as u64);
         }
-        self.tell(Event::Read { bytes: bytes.len() as u64 });
+        self.tell(Event::Read { bytes: news });
     }
 
     fn act(&mut self) {
         match self.random.below(13) {
             0..=4 if self.forgotten.is_none() => self.write(),
             5 if self.named && self.random.below(4) == 0 => {
-                self.bytes.clear();
-                self.changes += 1;
+                self.truncate();
             }
             6 if self.random.below(10) == 0 => {
                 self.named = false;
@@ -332,7 +391,7 @@ impl World {
 /// the last line end; and a file that lost its name is forgotten in the end.
 #[test]
 fn random_lives_emit_each_byte_once_and_end() {
-    let (mut forgotten, mut truncated) = (0, 0_u64);
+    let (mut forgotten, mut truncated, mut lost, mut counted) = (0, 0_u64, 0, 0);
     for seed in 0..400 {
         let mut world = World::new(seed);
         for _ in 0..300 {
@@ -351,6 +410,8 @@ fn random_lives_emit_each_byte_once_and_end() {
             world.tell(Event::Tick);
         }
         truncated += world.generations;
+        assert!(world.counted <= world.lost, "seed {seed}: {} of {}", world.counted, world.lost);
+        (lost, counted) = (lost + world.lost, counted + world.counted);
         let emitted = &world.current;
         assert!(world.bytes.starts_with(emitted), "seed {seed}: other bytes");
         let rest = &world.bytes[emitted.len()..];
@@ -366,4 +427,5 @@ fn random_lives_emit_each_byte_once_and_end() {
         }
     }
     assert!(forgotten > 50 && truncated > 50, "{forgotten} forgotten, {truncated} truncated");
+    assert!(counted * 4 > lost, "{counted} of {lost} bytes that went away unread were counted");
 }

@@ -74,6 +74,8 @@ pub(super) struct Followed {
     pub(super) repeated: Option<Lapse>,
     /// How often in a row it was not found where it should be.
     pub(super) misses: u32,
+    /// Bytes that were truncated away before they were read, since it is followed.
+    pub(super) lost: u64,
 }
 
 /// A new generation id: random, so that no two hosts have the same.
@@ -131,6 +133,7 @@ impl Shipper {
             Action::Verify => self.verify(key),
             Action::TakeRest => self.take_rest(key)?,
             Action::StartGeneration(why) => self.start_generation(key, why)?,
+            Action::CutShort { unread } => self.note_lost(key, unread, "its end was cut off"),
             Action::Forget { gone } => self.forget(key, gone)?,
         }
         Ok(())
@@ -258,12 +261,12 @@ impl Shipper {
     fn start_generation(&mut self, key: FileKey, why: Restart) -> Result<(), ShipError> {
         let Some(file) = self.files.get_mut(&key) else { return Ok(()) };
         let old = file.generation;
-        let reason = match why {
-            Restart::Truncated { size, read } => {
-                format!("it has {size} bytes, and {read} were read")
+        let (reason, unread) = match why {
+            Restart::Truncated { size, read, unread } => {
+                (format!("it has {size} bytes, and {read} were read"), unread)
             }
-            Restart::Rewritten { read } => {
-                format!("other bytes stand before offset {read}, which was read")
+            Restart::Rewritten { read, unread } => {
+                (format!("other bytes stand before offset {read}, which was read"), unread)
             }
         };
         file.generation = fresh_generation();
@@ -293,7 +296,24 @@ impl Shipper {
         }
         self.ended.insert(old);
         self.changed = true;
+        self.note_lost(key, unread, &reason);
         self.end_generations()
+    }
+
+    /// Bytes of a file are gone that nobody read, and that nobody can bring back.
+    fn note_lost(&mut self, key: FileKey, bytes: u64, cause: &str) {
+        let Some(file) = self.files.get_mut(&key).filter(|_| bytes > 0) else { return };
+        self.metrics.bytes_lost.inc_by(bytes);
+        file.lost += bytes;
+        tracing::warn!(
+            path = %file.path.display(),
+            bytes,
+            cause,
+            "a file was truncated before all of it was read, and these bytes are lost; have it rotated \
+             by renaming (logrotate: `create` in place of `copytruncate`), and see with \
+             `tailway agent files` how far behind the agent is"
+        );
+        self.changed = true;
     }
 
     /// The journal's entry of a followed file.

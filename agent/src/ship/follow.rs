@@ -175,6 +175,7 @@ impl Shipper {
             trouble: None,
             repeated: position.repeated.map(|why| Lapse { at: self.clock.wall(), why }),
             misses: 0,
+            lost: 0,
         };
         self.files.insert(key, file);
         self.by_id.insert(stat.id, key);

@@ -73,6 +73,7 @@ impl Shipper {
         let generation = file.generation;
         let full = std::cell::Cell::new(false);
         let start = file.machine.read();
+        let (seen, end) = (file.machine.lines.scanned(), want.offset + bytes.len() as u64);
         let taken = file.machine.lines.take(
             want.offset,
             bytes,
@@ -94,7 +95,7 @@ impl Shipper {
         metrics.lines.inc_by(taken.lines);
         metrics.lines_cut.inc_by(taken.cuts);
         metrics.bytes.inc_by(consumed);
-        Event::Read { bytes: bytes.len() as u64 }
+        Event::Read { bytes: end.saturating_sub(seen) }
     }
 
     /// The last line of a file that nobody will finish: it has no line end.
