@@ -6,13 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tailway_metadata::time::Mono;
 
 use super::{FileKey, POLLED_SCAN_INTERVAL, ShipError, Shipper};
 use crate::config::InputConfig;
-use crate::machine::identity::{FileId, Kind, Stat};
+use crate::machine::identity::{FileId, Generation, Kind, Stat};
 use crate::machine::ledger::{FileEntry, Ledger, Record};
 use crate::machine::tail_file::{Event, Name};
 use crate::tail::discover::{Found, Listing};
@@ -52,7 +53,7 @@ impl Shipper {
         self.metrics.scans.inc();
         self.dirty.clear();
         self.dirty_names.clear();
-        let config = std::sync::Arc::clone(&self.config);
+        let config = Arc::clone(&self.config);
         let found = self.discovery.scan(self.source.as_ref(), &config.inputs);
         self.note_troubles(&found);
         let new_dirs = self.watch_dirs();
@@ -83,7 +84,7 @@ impl Shipper {
             return Ok(());
         }
         let dirs = std::mem::take(&mut self.dirty);
-        let config = std::sync::Arc::clone(&self.config);
+        let config = Arc::clone(&self.config);
         let mut found = self.discovery.rescan(self.source.as_ref(), &config.inputs, &dirs);
         let new_dirs = self.watch_dirs();
         if !new_dirs.is_empty() {
@@ -292,11 +293,14 @@ impl Shipper {
                 Some(path) => {
                     self.set_path(key, path)?;
                     self.tell(key, Event::NameFound)?;
+                    // What was written right before the rename was heard of under the old name.
+                    self.tell(key, Event::Nudged)?;
                 }
                 None => self.missed(key)?,
             }
         }
         if full {
+            self.look_at_rotated()?;
             self.adopt_orphans(found)?;
         }
         for (path, origin, stat, input) in missed {
@@ -307,6 +311,15 @@ impl Shipper {
             }
         }
         self.lose_strays()
+    }
+
+    /// Looks at files under names that no pattern takes: a scan passes over them, and what a watch did
+    /// not tell of them would never be read.
+    fn look_at_rotated(&mut self) -> Result<(), ShipError> {
+        let is_taken = |path: &Path| self.config.inputs.iter().any(|input| input.takes(path));
+        let rotated = self.files.iter().filter(|(_, file)| !is_taken(&file.path));
+        let rotated: Vec<FileKey> = rotated.map(|(key, _)| *key).collect();
+        rotated.into_iter().try_for_each(|key| self.tell(key, Event::Nudged))
     }
 
     /// Files that came and were renamed before they were ever seen under their name: the watch
@@ -430,18 +443,16 @@ impl Shipper {
 
     /// Files that were being read when the agent stopped, and were renamed meanwhile to where no
     /// pattern looks: they are found by their inode, to be read to their end.
+    ///
+    /// Only in a full scan, which every start and every end of a doubt begins with: nobody becomes an
+    /// orphan while the agent follows it. Those that are found nowhere are remembered until
+    /// `forget_after`, because they may come back, and may be very many: none is looked at closer.
     fn adopt_orphans(&mut self, found: &Found) -> Result<(), ShipError> {
-        let followed = &self.by_generation;
-        let orphans: Vec<FileEntry> = self
-            .registry
-            .ledger()
-            .files
-            .values()
-            .filter(|entry| !followed.contains_key(&entry.generation))
-            .filter(|entry| !self.ended.contains(&entry.generation))
-            .map(|entry| FileEntry::clone(entry))
-            .collect();
-        if orphans.is_empty() {
+        let is_followed = |generation: &Generation| {
+            self.by_generation.contains_key(generation) || self.ended.contains(generation)
+        };
+        let files = &self.registry.ledger().files;
+        if files.keys().all(is_followed) {
             return Ok(());
         }
         let mut by_ino: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
@@ -450,12 +461,17 @@ impl Shipper {
                 by_ino.entry(entry.ino).or_default().push(listing.dir.join(&entry.name));
             }
         }
-        for orphan in orphans {
-            let input = self.config.inputs.iter().position(|input| *input.id == *orphan.input);
-            let (Some(input), Some(places)) = (input, by_ino.get(&orphan.id.ino)) else { continue };
+        let is_here = |entry: &&FileEntry| by_ino.contains_key(&entry.id.ino);
+        let orphans = files.values().map(Box::as_ref);
+        let orphans = orphans.filter(|entry| !is_followed(&entry.generation));
+        let orphans: Vec<(FileId, Arc<str>)> =
+            orphans.filter(is_here).map(|entry| (entry.id, Arc::clone(&entry.input))).collect();
+        for (id, input) in orphans {
+            let input = self.config.inputs.iter().position(|known| *known.id == *input);
+            let (Some(input), Some(places)) = (input, by_ino.get(&id.ino)) else { continue };
             for path in places {
                 let Ok(stat) = self.source.stat(path) else { continue };
-                if stat.id == orphan.id && !self.by_id.contains_key(&stat.id) {
+                if stat.id == id && !self.by_id.contains_key(&stat.id) {
                     self.follow(path.clone(), &stat, input, None)?;
                     break;
                 }

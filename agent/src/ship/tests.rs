@@ -17,6 +17,7 @@ use crate::tail::memory::MemoryFiles;
 
 mod after_a_power_cut;
 mod full_disk;
+mod rotated;
 
 /// What outlives a shipper.
 struct World {
