@@ -1,14 +1,17 @@
 //! Real programs on loopback, and what they did judged by software that nobody here wrote.
 //!
-//! `programs` builds what users install, `process` and `deployment` run it, `lines` writes numbered log lines under it, and
-//! `kcat`, `kafka` and `python` are the foreign witnesses. Tests in `tests/` need none of those and run in `cargo test`; the
-//! named groups in `main.rs` need them and fail, naming the package, where one is missing.
+//! `programs` builds what users install, `process` and `deployment` run it, `hosts` and `cluster` do so on several hosts of one
+//! network, `lines` writes numbered log lines under it, and `kcat`, `kafka` and `python` are the foreign witnesses. Tests in
+//! `tests/` need none of those and run in `cargo test`; the named groups in `main.rs` need them and fail, naming the package,
+//! where one is missing.
 
 pub mod checks;
+pub mod cluster;
 pub mod crash_points;
 pub mod deployment;
 pub mod group;
 pub mod histories;
+pub mod hosts;
 pub mod kafka;
 pub mod kcat;
 pub mod lines;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tailway_e2e::checks::{self, filebeat, footprint, hostile, power_cuts};
+use tailway_e2e::checks::{self, footprint, hostile, power_cuts};
 use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
 use tailway_e2e::peers::{self, send_loop};
@@ -55,7 +55,7 @@ enum Group {
 fn main() -> Result<()> {
     match Args::parse().group {
         Group::Clients { words } => group::run(&checks::clients(), &words),
-        Group::Filebeat => group::run(filebeat::CHECKS, &[]),
+        Group::Filebeat => group::run(&checks::filebeat(), &[]),
         Group::Root { words } => group::run(&checks::root(), &words),
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),

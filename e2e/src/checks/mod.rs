@@ -13,6 +13,7 @@ pub mod hostile;
 pub mod kafka_tools;
 pub mod kcat;
 pub mod libraries;
+pub mod members;
 pub mod mounts;
 pub mod on_disk;
 pub mod pipeline;
@@ -46,9 +47,14 @@ pub fn clients() -> Vec<Check> {
     .concat()
 }
 
+/// Everything that needs a real Filebeat.
+pub fn filebeat() -> Vec<Check> {
+    [filebeat::CHECKS, members::FILEBEAT].concat()
+}
+
 /// Everything that needs root.
 pub fn root() -> Vec<Check> {
-    [failing_disk::CHECKS, power_cuts::CHECKS, disk_full::CHECKS].concat()
+    [failing_disk::CHECKS, power_cuts::CHECKS, disk_full::CHECKS, members::CHECKS].concat()
 }
 
 /// A running deployment with one small input file, in a folder that lives as long as it does.
