@@ -10,12 +10,11 @@ use serde_json::Value;
 use tailway_agent::Agent;
 use tailway_daemon::Daemon;
 use tailway_daemon::exit::Exit;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use tailway_metadata::time::WallMs;
 
-use crate::args::{AgentCommand, AgentFilesArgs, OutputForm};
+use crate::args::{AgentFilesArgs, OutputForm};
 use crate::dev::published::{FILE, Published};
-use crate::output::{bytes, complain, say, table};
+use crate::output::{bytes, complain, moment, say, table};
 use crate::target::DEV_DIR;
 
 /// It answers from memory.
@@ -24,8 +23,7 @@ const ANSWER_BYTES_MAX: u64 = 64 << 20;
 const HEADING: [&str; 9] =
     ["PATH", "GENERATION", "STATE", "SIZE", "READ", "ACKED", "LAG", "OPEN", "GUARANTEE"];
 
-pub(crate) fn run(command: &AgentCommand) -> Result<Exit> {
-    let AgentCommand::Files(args) = command;
+pub(crate) fn files(args: &AgentFilesArgs) -> Result<Exit> {
     let address = match address(args) {
         Ok(address) => address,
         Err(error) => {
@@ -140,10 +138,7 @@ fn text(value: &Value) -> &str {
 }
 
 fn since(ms: i64) -> String {
-    let at = OffsetDateTime::from_unix_timestamp(ms.div_euclid(1_000));
-    at.ok()
-        .and_then(|at| at.format(&Rfc3339).ok())
-        .map_or_else(String::new, |at| format!(" since {at}"))
+    format!(" since {}", moment(WallMs(ms)))
 }
 
 /// What concerns all of them.

@@ -58,6 +58,8 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: AgentCommand,
     },
+    /// Whether coordinator, brokers, certificates and partitions are well, and if not, what to do
+    Status(StatusArgs),
     /// Make a coordinator and its CA
     #[command(
         subcommand_required = true,
@@ -199,6 +201,87 @@ Examples:
   tailway agent files --config /etc/tailway/agent.yaml
   tailway agent files --admin 127.0.0.1:9646 -o json")]
     Files(AgentFilesArgs),
+    /// Try what an agent is configured for, without sending anything
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway agent test output --config /etc/tailway/agent.yaml"
+    )]
+    Test {
+        #[command(subcommand)]
+        command: AgentTestCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentTestCommand {
+    /// Go the way of a line step by step and say which step fails, why, and what to do next
+    #[command(
+        long_about = "\
+Goes the way of a line, step by step, and says which step fails, why, and what to do next: of each address in output.brokers
+and of each that a broker advertises DNS, TCP, TLS (chain, name, time, client certificate), ApiVersions and Metadata; of each
+topic whether this identity may write to it, and whether its leader tells of producers (DescribeProducers), which decides how
+batches without an answer are looked for. Works against any Kafka; sends no record and makes no topic.
+
+Exit codes: 0 all steps work (there may be warnings), 1 a step fails, 2 wrong command line, 78 wrong configuration.",
+        after_help = "\
+Examples:
+  tailway agent test output
+  tailway agent test output --config ./agent.yaml --timeout 3
+  tailway agent test output --config /etc/tailway/agent.yaml -o json"
+    )]
+    Output(AgentTestOutputArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AgentTestOutputArgs {
+    /// The agent's configuration
+    #[arg(long, value_name = "FILE", default_value = <tailway_agent::Agent as tailway_daemon::Daemon>::CONFIG_PATH)]
+    pub(crate) config: PathBuf,
+    /// How long connecting, and each answer, may take, in seconds
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    pub(crate) timeout: u64,
+    /// How to print it
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub(crate) output: OutputForm,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    long_about = "\
+Whether the cluster is well: the coordinator and each broker (DNS, TCP, TLS, ApiVersions, Metadata; fenced or not), when the
+members' certificates end, and which partitions have no leader. Asks as an admin: by --identity, else by what `tailway dev`
+made. With --bootstrap alone it asks any Kafka, of its brokers and partitions.
+
+Exit codes: 0 healthy (there may be warnings), 1 not healthy, or not within --timeout, 2 wrong command line.",
+    after_help = "\
+Examples:
+  tailway status
+  tailway status --wait healthy --timeout 60
+  tailway status --identity /etc/tailway/admin -o json
+  tailway status --bootstrap localhost:9092"
+)]
+pub(crate) struct StatusArgs {
+    /// Ask again and again until it is so, or the timeout is over
+    #[arg(long, value_name = "STATE")]
+    pub(crate) wait: Option<WaitFor>,
+    /// How long --wait waits, in seconds
+    #[arg(long, value_name = "S", default_value_t = 60, requires = "wait")]
+    pub(crate) timeout: u64,
+    /// The directory of an admin's identity [default: that of the dev run of this directory, else /etc/tailway/admin]
+    #[arg(long, value_name = "DIR", env = "TAILWAY_IDENTITY")]
+    pub(crate) identity: Option<PathBuf>,
+    /// How to print it
+    #[arg(short, long, value_name = "FORM", default_value = "table")]
+    pub(crate) output: OutputForm,
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+}
+
+/// What `status --wait` waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum WaitFor {
+    Healthy,
 }
 
 #[derive(Debug, Args)]

@@ -10,11 +10,14 @@ mod args;
 mod bench;
 mod check;
 mod dev;
+mod diagnose;
 mod members;
 mod output;
 mod produce;
+mod status;
 mod tap;
 mod target;
+mod test_output;
 mod topic;
 
 use std::process::ExitCode;
@@ -22,7 +25,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use tailway_daemon::exit::Exit;
 
-use crate::args::{Cli, Command};
+use crate::args::{AgentCommand, AgentTestCommand, Cli, Command};
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -37,7 +40,12 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Dev(args) => dev::run(args),
         Command::Bench { command } => bench::run(command),
-        Command::Agent { command } => agent::run(&command),
+        Command::Agent { command: AgentCommand::Files(args) } => agent::files(&args),
+        Command::Agent { command: AgentCommand::Test { command } } => {
+            let AgentTestCommand::Output(args) = command;
+            one_thread(test_output::run(args))
+        }
+        Command::Status(args) => one_thread(status::run(args)),
         Command::Check { file } => check::run(&file),
         Command::Coordinator { command } => members::coordinator(command),
         Command::Token { command } => one_thread(members::token(command)),

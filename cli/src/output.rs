@@ -3,6 +3,9 @@
 use std::io::{self, Write};
 
 use anyhow::Result;
+use tailway_metadata::time::WallMs;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// One line of result.
 pub(crate) fn say(line: &str) -> Result<()> {
@@ -73,6 +76,23 @@ pub(crate) fn bytes(n: u64) -> String {
     format!("{n} B")
 }
 
+/// The time from `now` to `end` for people: its largest unit.
+pub(crate) fn span(now: WallMs, end: WallMs) -> String {
+    let seconds = end.0.saturating_sub(now.0) / 1_000;
+    match seconds {
+        ..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// A moment as `2026-11-03T10:00:00Z`, to the second.
+pub(crate) fn moment(at: WallMs) -> String {
+    let at = OffsetDateTime::from_unix_timestamp(at.0.div_euclid(1_000)).ok();
+    at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| "outside the calendar".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -116,5 +136,19 @@ mod tests {
     fn columns_line_up() {
         let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
         assert_eq!(table(&[row(["TOPIC", "N"]), row(["a", "10"])]), ["TOPIC  N", "a      10"]);
+    }
+
+    #[test]
+    fn spans_are_told_in_their_largest_unit() {
+        for (ms, text) in [
+            (0, "0 s"),
+            (119_999, "119 s"),
+            (120_000, "2 min"),
+            (7_200_000, "2 h"),
+            (172_800_000, "2 days"),
+            (365 * 86_400_000, "365 days"),
+        ] {
+            assert_eq!(span(WallMs(5), WallMs(5 + ms)), text);
+        }
     }
 }

@@ -15,18 +15,20 @@ pub(crate) const DEV_DIR: &str = "./.tailway-dev";
 /// Connects lazily: nothing is sent before the first call.
 pub(crate) fn client(target: &TargetArgs) -> Result<Client> {
     let (bootstrap, files) = match &target.bootstrap {
-        Some(bootstrap) => {
-            let files = target.tls_ca.as_ref().map(|ca| ClientTlsFiles {
-                ca: ca.clone(),
-                cert: target.tls_cert.clone(),
-                key: target.tls_key.clone(),
-                server_name: None,
-            });
-            (HostPort::parse_list(bootstrap)?, files)
-        }
+        Some(bootstrap) => (HostPort::parse_list(bootstrap)?, tls_files(target)),
         None => from_dev(target.data.as_deref())?,
     };
     connect(bootstrap, files, Duration::from_secs(target.request_timeout))
+}
+
+/// What `--tls-*` names.
+pub(crate) fn tls_files(target: &TargetArgs) -> Option<ClientTlsFiles> {
+    target.tls_ca.as_ref().map(|ca| ClientTlsFiles {
+        ca: ca.clone(),
+        cert: target.tls_cert.clone(),
+        key: target.tls_key.clone(),
+        server_name: None,
+    })
 }
 
 /// A client of this command line.

@@ -1,16 +1,17 @@
-//! Metadata (3), versions 0-12. KIP-516 (topic ids from 10), KIP-526, KIP-700.
+//! Metadata (3), versions 0-12. KIP-430 (authorized operations of topics), KIP-516 (topic ids from 10), KIP-526, KIP-700.
 //!
 //! An empty list means all topics in version 0 and none later, null means all. Addresses are those of the listener the
 //! request came in on. Asking for a topic by name may create it (`topics.auto_create` here and
 //! `allow_auto_topic_creation` from version 4); the answer then has the ready leader already, because
 //! LEADER_NOT_AVAILABLE breaks simple clients. Creating it at most holds the answer up for 5 s.
 //! `controller_id` is this broker: each broker forwards what only the coordinator may decide.
-//! Differs: authorized operations are never reported (there are no ACLs yet).
+//! Authorized operations are those of the caller's role, the same for each topic; of the cluster they are not reported.
 
 use std::collections::BTreeMap;
 
 use tailway_metadata::image::Topic;
 use tailway_metadata::{ClusterImage, TopicId, topic};
+use tailway_wire::ApiKey;
 use tailway_wire::error_code::ErrorCode;
 use tailway_wire::messages::metadata_request::MetadataRequestTopic;
 use tailway_wire::messages::metadata_response::{
@@ -20,6 +21,7 @@ use tailway_wire::messages::{MetadataRequest, MetadataResponse, TopicName};
 
 use super::text;
 use crate::cluster::{ClusterView, Node, TopicCreator};
+use crate::server::access::Principal;
 
 /// The only version in which an empty list means everything.
 const EMPTY_MEANS_ALL: i16 = 0;
@@ -30,10 +32,11 @@ const NAME_MAY_BE_NULL_FROM: i16 = 12;
 pub async fn handle(
     request: MetadataRequest,
     version: i16,
-    listener: &str,
+    (listener, caller): (&str, &Principal),
     view: &ClusterView,
     creator: &TopicCreator,
 ) -> MetadataResponse {
+    let operations = request.include_topic_authorized_operations.then(|| operations_of(caller));
     let wanted = request.topics.filter(|topics| version != EMPTY_MEANS_ALL || !topics.is_empty());
     let may_create =
         creator.auto_create() && (version < SAYS_CREATE_FROM || request.allow_auto_topic_creation);
@@ -43,18 +46,35 @@ pub async fn handle(
     };
     let image = view.image();
     let nodes = view.nodes(&image, listener);
-    let topics = match wanted {
+    let topics: Vec<MetadataResponseTopic> = match wanted {
         None => image.topics().map(|topic| describe(topic, &nodes)).collect(),
         Some(wanted) => {
             wanted.iter().map(|topic| answer(topic, version, &image, &nodes, &refused)).collect()
         }
     };
+    let topics = topics.into_iter().map(|topic| match operations {
+        Some(bits) if topic.error_code == 0 => topic.with_topic_authorized_operations(bits),
+        _ => topic,
+    });
     let cluster_id = image.cluster_id.as_str();
     MetadataResponse::default()
         .with_brokers(nodes.iter().map(broker).collect())
         .with_cluster_id((!cluster_id.is_empty()).then(|| text(cluster_id)))
         .with_controller_id(view.me().0.into())
-        .with_topics(topics)
+        .with_topics(topics.collect())
+}
+
+/// What the caller may do with any topic: one bit per Kafka `AclOperation`, at its code.
+fn operations_of(caller: &Principal) -> i32 {
+    let operations = [
+        (3, ApiKey::Fetch),
+        (4, ApiKey::Produce),
+        (6, ApiKey::DeleteTopics),
+        (8, ApiKey::Metadata),
+        (10, ApiKey::DescribeConfigs),
+    ];
+    let allowed = operations.into_iter().filter(|(_, api)| caller.may(*api));
+    allowed.fold(0, |bits, (code, _)| bits | 1 << code)
 }
 
 async fn create_missing(

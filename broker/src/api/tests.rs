@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use tailway_metadata::MetadataRecord;
 use tailway_metadata::record::RemoveTopicRecord;
+use tailway_metadata::{ClusterId, MetadataRecord};
+use tailway_net::{PeerIdentity, SpiffeId};
 use tailway_wire::ErrorCode;
 use tailway_wire::fetch::FetchedPartition;
 use tailway_wire::messages::fetch_request::{FetchPartition, FetchTopic};
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use super::{create_topics, fetch, find_coordinator, list_offsets, metadata, produce, text};
 use crate::server::Closing;
+use crate::server::access::Principal;
 use crate::server::testing::{LISTENER, ME, PATIENCE, TestBroker, batch, limits};
 
 fn name(topic: &str) -> TopicName {
@@ -267,7 +269,9 @@ async fn ask_metadata(
     let request =
         MetadataRequest::default().with_topics(topics).with_allow_auto_topic_creation(create);
     let (view, creator) = (&broker.services.view, &broker.services.creator);
-    metadata::handle(request, version, LISTENER, view, creator).await.topics
+    metadata::handle(request, version, (LISTENER, &Principal::insecure()), view, creator)
+        .await
+        .topics
 }
 
 #[tokio::test]
@@ -297,6 +301,39 @@ async fn metadata_means_all_or_none_by_version() {
 }
 
 #[tokio::test]
+async fn metadata_tells_who_asks_what_it_may_do_with_a_topic() {
+    let mut broker = TestBroker::new(limits()).await;
+    broker.topic("t", 1, 0).await;
+    let role = |role: &str| {
+        let spiffe = SpiffeId::parse(&format!("spiffe://c/{role}/7"));
+        let identity = PeerIdentity { spiffe, ..PeerIdentity::default() };
+        Principal::of_certificate(Some(&identity), &ClusterId("c".into()))
+    };
+    let operations = async |caller: &Principal, topic: &str, asked| {
+        let topics = vec![MetadataRequestTopic::default().with_name(Some(name(topic)))];
+        let request = MetadataRequest::default()
+            .with_topics(Some(topics))
+            .with_allow_auto_topic_creation(false)
+            .with_include_topic_authorized_operations(asked);
+        let (view, creator) = (&broker.services.view, &broker.services.creator);
+        let answer = metadata::handle(request, 9, (LISTENER, caller), view, creator).await;
+        answer.topics[0].topic_authorized_operations
+    };
+    // Read 3, write 4, delete 6, describe 8, describe configs 10.
+    for (caller, expected) in [
+        (role("broker"), 1 << 3 | 1 << 8),
+        (role("agent"), 1 << 3 | 1 << 4 | 1 << 8 | 1 << 10),
+        (role("client"), 1 << 3 | 1 << 4 | 1 << 8 | 1 << 10),
+        (role("admin"), 1 << 3 | 1 << 4 | 1 << 6 | 1 << 8 | 1 << 10),
+    ] {
+        assert_eq!(operations(&caller, "t", true).await, expected, "{caller}");
+        assert_eq!(operations(&caller, "t", false).await, i32::MIN, "not asked");
+        assert_eq!(operations(&caller, "u", true).await, i32::MIN, "not there");
+    }
+    broker.stop().await;
+}
+
+#[tokio::test]
 async fn metadata_finds_topics_by_id_and_says_when_the_id_is_gone() {
     let mut broker = TestBroker::new(limits()).await;
     let id = broker.topic("t", 1, 0).await;
@@ -304,7 +341,8 @@ async fn metadata_finds_topics_by_id_and_says_when_the_id_is_gone() {
         let topic = MetadataRequestTopic::default().with_name(None).with_topic_id(id);
         let request = MetadataRequest::default().with_topics(Some(vec![topic]));
         let (view, creator) = (&broker.services.view, &broker.services.creator);
-        let response = metadata::handle(request, 12, LISTENER, view, creator).await;
+        let response =
+            metadata::handle(request, 12, (LISTENER, &Principal::insecure()), view, creator).await;
         let got = &response.topics[0];
         assert_eq!((got.error_code, got.name.as_ref().map(|n| n.as_str())), expected);
         assert_eq!(response.brokers[0].host.as_str(), "broker.example");

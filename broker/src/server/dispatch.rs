@@ -108,8 +108,8 @@ impl Call<'_> {
                 self.reply(body, |r| api::list_offsets::handle(r, version, routes)).await
             }
             ApiKey::Metadata => {
-                self.reply(body, |r| api::metadata::handle(r, version, listener, view, creator))
-                    .await
+                let asked = (listener, &self.peer.principal);
+                self.reply(body, |r| api::metadata::handle(r, version, asked, view, creator)).await
             }
             ApiKey::OffsetCommit => {
                 self.reply(body, |r| api::offset_commit::handle(r, &caller, groups)).await

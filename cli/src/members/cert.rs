@@ -16,8 +16,8 @@ use super::AsArgs;
 use super::call::Caller;
 use super::identity::{Identity, Papers};
 use super::pkcs12;
-use super::token::{row, span};
-use crate::output::{complain, say, table};
+use super::token::row;
+use crate::output::{complain, say, span, table};
 
 pub(super) async fn issue(
     role: Role,

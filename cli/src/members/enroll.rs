@@ -19,8 +19,7 @@ use tokio::time::timeout;
 use super::EnrollArgs;
 use super::identity::{HostPortText, Identity, Papers, host_name};
 use super::init::write_yaml;
-use super::token::span;
-use crate::output::{complain, quoted, say};
+use crate::output::{complain, quoted, say, span};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A token is no longer than this.

@@ -15,72 +15,72 @@ use tailway_net::{ClientTls, ClientTlsFiles, HostPort};
 use tailway_storage::{Disk, FsDisk, atomic_replace};
 
 /// Where `coordinator init` puts the first admin's identity.
-pub(super) const ADMIN_DIR: &str = "/etc/tailway/admin";
+pub(crate) const ADMIN_DIR: &str = "/etc/tailway/admin";
 const FILE: &str = "identity.json";
 const MEMBER: &str = "member.pem";
 
 /// What identity.json says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Identity {
-    pub(super) version: u32,
-    pub(super) cluster_id: ClusterId,
-    pub(super) role: Role,
-    pub(super) id: String,
-    pub(super) serial: Serial,
-    pub(super) not_after: WallMs,
+pub(crate) struct Identity {
+    pub(crate) version: u32,
+    pub(crate) cluster_id: ClusterId,
+    pub(crate) role: Role,
+    pub(crate) id: String,
+    pub(crate) serial: Serial,
+    pub(crate) not_after: WallMs,
     /// The coordinator's mTLS listener, for those who call it.
-    pub(super) coordinator: HostPortText,
+    pub(crate) coordinator: HostPortText,
 }
 
 /// An address as text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub(super) struct HostPortText(String);
+pub(crate) struct HostPortText(String);
 
 impl HostPortText {
-    pub(super) fn of(address: &HostPort) -> HostPortText {
+    pub(crate) fn of(address: &HostPort) -> HostPortText {
         HostPortText(address.to_string())
     }
 
-    pub(super) fn parse(&self) -> Result<HostPort> {
+    pub(crate) fn parse(&self) -> Result<HostPort> {
         self.0.parse().with_context(|| format!("`{}`", self.0))
     }
 }
 
 /// Where each file of a directory is.
 #[derive(Debug, Clone)]
-pub(super) struct Papers {
-    pub(super) dir: PathBuf,
+pub(crate) struct Papers {
+    pub(crate) dir: PathBuf,
     /// Key and certificate are one file.
     one_file: bool,
 }
 
 impl Papers {
-    pub(super) fn in_dir(dir: &Path) -> Result<Papers> {
+    pub(crate) fn in_dir(dir: &Path) -> Result<Papers> {
         let dir = std::path::absolute(dir).with_context(|| dir.display().to_string())?;
         Ok(Papers { dir, one_file: false })
     }
 
     /// Those of a daemon.
-    pub(super) fn of_daemon(dir: &Path) -> Result<Papers> {
+    pub(crate) fn of_daemon(dir: &Path) -> Result<Papers> {
         Ok(Papers { one_file: true, ..Papers::in_dir(dir)? })
     }
 
-    pub(super) fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.dir.join("ca.pem")
     }
 
-    pub(super) fn cert(&self) -> PathBuf {
+    pub(crate) fn cert(&self) -> PathBuf {
         self.dir.join(if self.one_file { MEMBER } else { "cert.pem" })
     }
 
-    pub(super) fn key(&self) -> PathBuf {
+    pub(crate) fn key(&self) -> PathBuf {
         self.dir.join(if self.one_file { MEMBER } else { "cert.key" })
     }
 
     /// Makes the directory, which must have no papers yet: they are never overwritten.
-    pub(super) fn prepare(&self) -> Result<()> {
+    pub(crate) fn prepare(&self) -> Result<()> {
         if FsDisk.exists(&self.cert())? {
             bail!(
                 "{} is there already: this host has an identity\n  next: use it, or move {} away",
@@ -95,7 +95,7 @@ impl Papers {
         Ok(())
     }
 
-    pub(super) fn write(
+    pub(crate) fn write(
         &self,
         key_pem: &Secret,
         certificate_pem: &str,
@@ -112,14 +112,14 @@ impl Papers {
     }
 
     /// Writes one file of the directory.
-    pub(super) fn put(&self, file: &str, content: impl AsRef<[u8]>) -> Result<()> {
+    pub(crate) fn put(&self, file: &str, content: impl AsRef<[u8]>) -> Result<()> {
         let path = self.dir.join(file);
         atomic_replace(&FsDisk, &path, content.as_ref())
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Whose papers these are.
-    pub(super) fn identity(&self) -> Result<Identity> {
+    pub(crate) fn identity(&self) -> Result<Identity> {
         let path = self.dir.join(FILE);
         let text = std::fs::read_to_string(&path).with_context(|| {
             format!(
@@ -130,19 +130,22 @@ impl Papers {
         serde_json::from_str(&text).with_context(|| path.display().to_string())
     }
 
-    pub(super) fn tls(&self) -> Result<ClientTls> {
-        let files = ClientTlsFiles {
+    pub(crate) fn files(&self) -> ClientTlsFiles {
+        ClientTlsFiles {
             ca: self.ca(),
             cert: Some(self.cert()),
             key: Some(self.key()),
             server_name: None,
-        };
-        Ok(ClientTls::load(&files)?)
+        }
+    }
+
+    pub(crate) fn tls(&self) -> Result<ClientTls> {
+        Ok(ClientTls::load(&self.files())?)
     }
 }
 
 /// This host's name, as it calls itself.
-pub(super) fn host_name() -> String {
+pub(crate) fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 

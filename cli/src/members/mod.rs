@@ -3,11 +3,11 @@
 //! `coordinator init` makes the CA and the first admin. With an admin's identity `token` and `cert` ask the coordinator.
 //! `enroll` is what a new host runs: all it has is a token, and the token says which CA to trust.
 
-mod call;
+pub(crate) mod call;
 mod cert;
 pub(crate) mod client_config;
 mod enroll;
-mod identity;
+pub(crate) mod identity;
 mod init;
 mod pkcs12;
 mod token;

@@ -4,7 +4,6 @@ use anyhow::{Result, bail};
 use tailway_daemon::exit::Exit;
 use tailway_daemon::units::Span;
 use tailway_metadata::enrollment::{CreateTokenRequest, Membership, Token};
-use tailway_metadata::time::WallMs;
 use tailway_metadata::{Role, Secret};
 use tailway_net::HostPort;
 use tailway_net::pin::sha256;
@@ -12,7 +11,7 @@ use tailway_wire::ApiKey;
 
 use super::AsArgs;
 use super::call::Caller;
-use crate::output::{complain, say, table};
+use crate::output::{complain, say, span, table};
 
 pub(super) async fn create(role: Role, ttl: Span, uses: u32, admin: &AsArgs) -> Result<Exit> {
     if role == Role::Admin {
@@ -74,34 +73,4 @@ pub(super) async fn revoke(id: &str, admin: &AsArgs) -> Result<Exit> {
 
 pub(super) fn row<const N: usize>(cells: [&str; N]) -> Vec<String> {
     cells.map(str::to_owned).to_vec()
-}
-
-/// The time from `now` to `end` for people: its largest unit.
-pub(super) fn span(now: WallMs, end: WallMs) -> String {
-    let seconds = end.0.saturating_sub(now.0) / 1_000;
-    match seconds {
-        ..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_are_told_in_their_largest_unit() {
-        for (ms, text) in [
-            (0, "0 s"),
-            (119_999, "119 s"),
-            (120_000, "2 min"),
-            (7_200_000, "2 h"),
-            (172_800_000, "2 days"),
-            (365 * 86_400_000, "365 days"),
-        ] {
-            assert_eq!(span(WallMs(5), WallMs(5 + ms)), text);
-        }
-    }
 }

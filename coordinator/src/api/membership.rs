@@ -79,6 +79,7 @@ async fn create_token(
                 enrollment_port: service.enrollment_port,
                 tokens: vec![token],
                 certificates: Vec::new(),
+                brokers: Vec::new(),
             })
         }
         other => Err(refusal_of(other)),
@@ -98,13 +99,15 @@ fn describe(service: &Service) -> Result<Membership, Refusal> {
         let text = format!("this coordinator does not lead: {why}");
         return Err(Refusal::new(ErrorCode::NOT_CONTROLLER, text));
     }
-    let security = Arc::clone(&service.feed.image().security);
+    let image = service.feed.image();
+    let security = Arc::clone(&image.security);
     Ok(Membership {
         now: service.clock.wall(),
         ca_sha256: authority_of(service)?.sha256(),
         enrollment_port: service.enrollment_port,
         tokens: security.tokens.values().cloned().collect(),
         certificates: security.certificates.values().cloned().collect(),
+        brokers: image.brokers.values().cloned().collect(),
     })
 }
 

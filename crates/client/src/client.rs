@@ -525,7 +525,7 @@ fn no_leader(partition: &TopicPartition, detail: &str) -> ClientError {
     ClientError::NoLeader { partition: partition.clone(), detail: detail.to_owned() }
 }
 
-fn metadata_request(wanted: &Wanted, create: bool, version: i16) -> MetadataRequest {
+pub(crate) fn metadata_request(wanted: &Wanted, create: bool, version: i16) -> MetadataRequest {
     let topic = |name: &Arc<str>| {
         let name = TopicName(StrBytes::from_string(name.to_string()));
         MetadataRequestTopic::default().with_name(Some(name))

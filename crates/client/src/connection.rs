@@ -43,9 +43,23 @@ impl Connection {
             .map_err(|error| ClientError::Dial(Arc::new(error)))?;
         let options =
             RpcOptions { client_id: Some(config.client_id.clone()), ..RpcOptions::default() };
-        let rpc = RpcConnection::start(stream, name, options);
-        let versions = Arc::new(negotiate(&rpc, config.connect_timeout).await?);
+        Self::greet(RpcConnection::start(stream, name, options), config.connect_timeout, address)
+            .await
+    }
+
+    /// Negotiates on a connection that is there.
+    pub(crate) async fn greet(
+        rpc: RpcConnection,
+        timeout: Duration,
+        address: &HostPort,
+    ) -> Result<Self, ClientError> {
+        let versions = Arc::new(negotiate(&rpc, timeout).await?);
         Ok(Self { rpc, versions, address: address.clone() })
+    }
+
+    /// How many APIs the broker serves.
+    pub(crate) fn apis(&self) -> usize {
+        self.versions.len()
     }
 
     pub(crate) fn rpc(&self) -> &RpcConnection {

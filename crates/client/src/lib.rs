@@ -20,6 +20,7 @@ pub mod machine;
 mod membership;
 mod metadata;
 mod partitioner;
+pub mod probe;
 pub mod produce;
 mod producers;
 mod requests;

@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::broker::Broker;
 use crate::ids::ClusterId;
 use crate::secret::Secret;
 use crate::security::{IssuedCertificate, JoinToken, Role, Serial, Sha256};
@@ -193,9 +194,8 @@ impl FromStr for CertificateRef {
     }
 }
 
-/// What the coordinator knows about membership.
+/// What the coordinator knows about membership. Fields only get added: an older command reads a newer coordinator's.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Membership {
     /// The coordinator's clock: what the moments below compare with.
     pub now: WallMs,
@@ -205,6 +205,9 @@ pub struct Membership {
     pub enrollment_port: Option<u16>,
     pub tokens: Vec<JoinToken>,
     pub certificates: Vec<IssuedCertificate>,
+    /// Those that have registered, fenced ones included.
+    #[serde(default)]
+    pub brokers: Vec<Broker>,
 }
 
 /// The answer to any of these: a result, or a Kafka error code and why.

@@ -25,8 +25,8 @@ pub struct DialError {
     pub tried: Vec<SocketAddr>,
     pub failure: DialFailure,
     /// The CA file in use, for the hint of a certificate error.
-    ca: Option<String>,
-    has_certificate: bool,
+    pub ca: Option<String>,
+    pub has_certificate: bool,
 }
 
 /// The failure by its cause.

@@ -22,6 +22,7 @@ use tailway_wire::api::ApiKey;
 use tailway_wire::frame::{self, RequestHeader};
 use tailway_wire::messages::{Decodable, Encodable, StrBytes};
 
+use crate::explain::TlsFailure;
 use crate::frame_io::{FrameError, FrameReader, write_segments};
 
 /// Requests gathered into one vectored write when several are waiting.
@@ -51,7 +52,12 @@ impl Default for RpcOptions {
 pub enum RpcError {
     /// The connection is gone. The request may or may not have been processed.
     #[error("the connection to {peer} ended: {cause}")]
-    Closed { peer: Arc<str>, cause: Arc<str> },
+    Closed {
+        peer: Arc<str>,
+        cause: Arc<str>,
+        /// What TLS had against us, if that is the cause: in TLS 1.3 a refused certificate is told after the handshake.
+        tls: Option<TlsFailure>,
+    },
     /// No answer in time. The request may or may not have been processed.
     #[error("{peer} did not answer {api} within {after:?}: it is overloaded, stuck or cut off")]
     TimedOut { peer: Arc<str>, api: &'static str, after: Duration },
@@ -343,7 +349,12 @@ impl Shared {
     }
 
     fn closed(&self, cause: impl Into<Arc<str>>) -> RpcError {
-        RpcError::Closed { peer: Arc::clone(&self.peer), cause: cause.into() }
+        RpcError::Closed { peer: Arc::clone(&self.peer), cause: cause.into(), tls: None }
+    }
+
+    fn broken(&self, error: &io::Error) -> RpcError {
+        let (peer, cause) = (Arc::clone(&self.peer), crate::explain::io_error(error).into());
+        RpcError::Closed { peer, cause, tls: TlsFailure::of_io(error) }
     }
 
     /// The first cause wins; all later ones are consequences.
@@ -442,6 +453,7 @@ async fn read_answers<R: AsyncRead + Unpin>(
             {
                 return shared.closed(shared.hang_up(false));
             }
+            Err(FrameError::Io(error)) => return shared.broken(&error),
             Err(error) => return shared.closed(error.to_string()),
         };
         let Some(id) = frame.first_chunk::<4>().map(|id| i32::from_be_bytes(*id)) else {
@@ -469,7 +481,7 @@ async fn write_requests<W: AsyncWrite + Unpin>(
             }
         }
         if let Err(error) = write_segments(writer, &segments).await {
-            return Some(shared.closed(crate::explain::io_error(&error)));
+            return Some(shared.broken(&error));
         }
     }
     None

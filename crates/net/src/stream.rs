@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
@@ -54,14 +55,23 @@ impl Stream {
 
     /// What the peer's verified certificate names; none on plaintext or without a certificate.
     pub fn peer_identity(&self) -> Option<PeerIdentity> {
+        #[cfg(feature = "sim")]
+        if let Self::Sim(sim) = self {
+            return sim.peer_identity();
+        }
+        self.peer_certificate().and_then(PeerIdentity::from_certificate)
+    }
+
+    /// The peer's own certificate, verified; none on plaintext, in a simulation or where none was shown.
+    pub fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         let certificates = match self {
             Self::Tcp(_) => None,
             Self::TlsServer(tls) => tls.get_ref().1.peer_certificates(),
             Self::TlsClient(tls) => tls.get_ref().1.peer_certificates(),
             #[cfg(feature = "sim")]
-            Self::Sim(sim) => return sim.peer_identity(),
+            Self::Sim(_) => None,
         };
-        certificates.and_then(<[_]>::first).and_then(PeerIdentity::from_certificate)
+        certificates.and_then(<[_]>::first)
     }
 }
 

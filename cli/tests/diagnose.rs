@@ -1,0 +1,265 @@
+//! `tailway agent test output` and `tailway status` against a real coordinator and a real broker with TLS: each way in which
+//! a connection can fail is laid to its step, with the cause and the next command, and the exit code says it too.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+use tailway_broker::Broker;
+use tailway_coordinator::Coordinator;
+use tailway_daemon::{Context, Daemon, Deadline, Hosted};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct House {
+    dir: tempfile::TempDir,
+    published: Value,
+    /// Asks for a client certificate.
+    strict: u16,
+    /// Plaintext, and advertised where nobody listens.
+    astray: u16,
+}
+
+/// What a command said, and its exit code.
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl House {
+    /// The files of a dev run, with two listeners more.
+    fn new() -> House {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.log"), "").unwrap();
+        let mut house =
+            House { dir, published: Value::Null, strict: free_port(), astray: free_port() };
+        let said = house.tailway("dev export d a.log --plaintext");
+        assert_eq!(said.code, 0, "{}", said.err);
+        let text = std::fs::read_to_string(house.path("d/dev.json")).unwrap();
+        house.published = serde_json::from_str(&text).unwrap();
+        let config = house.path("d/broker.yaml");
+        let yaml = std::fs::read_to_string(&config).unwrap();
+        let tls = house.path("d/tls").display().to_string();
+        let (strict, astray, nobody) = (house.strict, house.astray, free_port());
+        let more = format!(
+            "listeners:\n\
+             - {{ name: strict, address: '127.0.0.1:{strict}', advertise: '127.0.0.1:{strict}', protocol: tls, client_auth: required, \
+                  tls: {{ ca: {tls}/ca.pem, cert: {tls}/broker.pem, key: {tls}/broker.key }} }}\n\
+             - {{ name: astray, address: '127.0.0.1:{astray}', advertise: '127.0.0.1:{nobody}', protocol: plaintext, insecure: true }}\n"
+        );
+        assert_eq!(yaml.matches("listeners:\n").count(), 1, "{yaml}");
+        std::fs::write(config, yaml.replace("listeners:\n", &more)).unwrap();
+        house
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn tailway(&self, line: &str) -> Said {
+        let output = Command::new(env!("CARGO_BIN_EXE_tailway"))
+            .args(line.split(' '))
+            .current_dir(self.dir.path())
+            .env_remove("TAILWAY_IDENTITY")
+            .env_remove("TAILWAY_BOOTSTRAP")
+            .output()
+            .unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        let code = output.status.code().unwrap();
+        Said { code, out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    fn tls(&self) -> String {
+        self.published["brokers"][0]["tls"].as_str().unwrap().to_owned()
+    }
+
+    fn plaintext(&self) -> String {
+        self.published["brokers"][0]["plaintext"].as_str().unwrap().to_owned()
+    }
+
+    /// `agent test output` with an output section of its own.
+    fn test(&self, broker: &str, tls: &str) -> Said {
+        let tls = match tls {
+            "" => "  insecure: true\n".to_owned(),
+            tls => format!("  tls: {{ {tls} }}\n"),
+        };
+        let data = self.path("agent");
+        let yaml = format!(
+            "agent: {{ data_dir: {} }}\noutput:\n  brokers: ['{broker}']\n  topic: logs\n{tls}inputs: [{{ id: a, paths: ['/tmp/a.log'] }}]\nmetrics: {{ enabled: false }}\n",
+            data.display()
+        );
+        std::fs::write(self.path("agent.yaml"), yaml).unwrap();
+        self.tailway("agent test output --config agent.yaml --timeout 5")
+    }
+
+    /// TLS as the member `role`, trusting the CA in `ca`.
+    fn as_role(&self, role: &str, ca: &str) -> String {
+        let dir = self.path("d/tls").display().to_string();
+        format!("ca: {dir}/{ca}, cert: {dir}/{role}.pem, key: {dir}/{role}.key")
+    }
+}
+
+/// A port that nobody listens on now.
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+async fn start<D: Daemon>(config: PathBuf) -> Hosted<D> {
+    let context = Context::default();
+    let config = D::load_config(&config).unwrap_or_else(|problems| panic!("{problems}"));
+    let hosted = Hosted::<D>::start(config, context.clone()).await.unwrap();
+    tokio::time::timeout(PATIENCE, context.ready.wait()).await.unwrap();
+    hosted
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn each_failure_is_laid_to_its_step() {
+    let house = tokio::task::block_in_place(House::new);
+    let coordinator = start::<Coordinator>(house.path("d/coordinator.yaml")).await;
+    let early = tokio::task::block_in_place(|| house.tailway("status --data d"));
+    assert_eq!(early.code, 1, "{}", early.out);
+    assert!(early.out.contains("no broker has registered"), "{}", early.out);
+    let broker = start::<Broker>(house.path("d/broker.yaml")).await;
+    tokio::task::block_in_place(|| {
+        all_is_well(&house);
+        connections_fail(&house);
+        rights_are_missing(&house);
+    });
+    broker.stop(Deadline::after(PATIENCE)).await.unwrap();
+    tokio::task::block_in_place(|| the_broker_is_gone(&house));
+    coordinator.stop(Deadline::after(PATIENCE)).await.unwrap();
+    tokio::task::block_in_place(|| {
+        let said = house.tailway("status --data d --request-timeout 3");
+        assert_eq!(said.code, 1, "{}", said.out);
+        assert!(said.out.contains("nothing listens on that port"), "{}", said.out);
+    });
+}
+
+fn all_is_well(house: &House) {
+    let agent = house.as_role("agent", "ca.pem");
+    let said = house.test(&house.tls(), &agent);
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.contains("it does not exist yet"), "{}", said.out);
+    assert!(said.out.contains("next: tailway topic create logs"), "{}", said.out);
+    let created = house.tailway("topic create logs --data d --partitions 2");
+    assert_eq!(created.code, 0, "{}", created.err);
+    let said = house.test(&house.tls(), &agent);
+    assert_eq!(said.code, 0, "{}", said.out);
+    for text in [
+        "/agent/dev; it ends in 36",
+        "/broker/0; its certificate ends in 36",
+        "2 partitions; this identity may write",
+        "the leader tells (DescribeProducers)",
+        "all is well",
+    ] {
+        assert!(said.out.contains(text), "{text}:\n{}", said.out);
+    }
+    let json = house.tailway("agent test output --config agent.yaml -o json");
+    let json: Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["ok"], true, "{json}");
+    assert_eq!(json["findings"][1]["step"], "dns", "{json}");
+    let status = house.tailway("status --data d --wait healthy --timeout 20");
+    assert_eq!(status.code, 0, "{}", status.out);
+    for text in ["the coordinator hears it", "5 members in force", "2 partitions with a leader"] {
+        assert!(status.out.contains(text), "{text}:\n{}", status.out);
+    }
+    let any = house.tailway(&format!("status --bootstrap {}", house.plaintext()));
+    assert_eq!(any.code, 0, "{}", any.out);
+    assert!(any.out.contains("2 partitions with a leader"), "{}", any.out);
+}
+
+fn connections_fail(house: &House) {
+    let agent = house.as_role("agent", "ca.pem");
+    // Another cluster's CA.
+    let said = house.tailway("dev export e a.log");
+    assert_eq!(said.code, 0, "{}", said.err);
+    std::fs::copy(house.path("e/tls/ca.pem"), house.path("d/tls/other.pem")).unwrap();
+    let foreign = house.as_role("agent", "other.pem");
+    let named = format!("{agent}, server_name: other.example");
+    let nobody = format!("ca: {}", house.path("d/tls/ca.pem").display());
+    let (closed, strict, astray) = (free_port(), house.strict, house.astray);
+    let cases = [
+        (house.tls(), foreign, "tls", "not signed by the configured CA", "who signed"),
+        (house.tls(), named, "tls", "not for `other.example`", "connect by one of these names"),
+        (house.plaintext(), agent.clone(), "tls", "plaintext", "connect without TLS"),
+        (house.tls(), String::new(), "api versions", "TLS", "if this is a TLS port"),
+        (format!("127.0.0.1:{closed}"), agent.clone(), "tcp", "nothing listens", "ss -ltn"),
+        ("no-such.invalid:9093".to_owned(), agent, "dns", "does not resolve", "getent"),
+        (format!("127.0.0.1:{strict}"), nobody, "tls", "requires a certificate", "tls.cert"),
+        (
+            format!("127.0.0.1:{astray}"),
+            String::new(),
+            "tcp",
+            "nothing listens",
+            "what broker 0 advertises",
+        ),
+    ];
+    for (broker, tls, step, cause, next) in cases {
+        let said = house.test(&broker, &tls);
+        assert_eq!(said.code, 1, "{step} {cause}:\n{}{}", said.out, said.err);
+        let told = said.out.lines().find(|line| line.starts_with("FAILED: "));
+        let told = told.unwrap_or_else(|| panic!("{}", said.out));
+        assert!(told.contains(&format!(", {step}: ")) && told.contains(cause), "{cause}: {told}");
+        let after = said.out.lines().skip_while(|line| *line != told).nth(1).unwrap();
+        assert!(after.starts_with("  next: ") && after.contains(next), "{next}: {after}");
+    }
+    let said = house.tailway("agent test output --config nothing.yaml");
+    assert_eq!(said.code, 78, "{}", said.err);
+}
+
+/// By role, and by a certificate that was revoked.
+fn rights_are_missing(house: &House) {
+    let said = house.test(&house.tls(), &house.as_role("broker", "ca.pem"));
+    assert_eq!(said.code, 1, "{}", said.out);
+    assert!(said.out.contains("this identity may not write"), "{}", said.out);
+    let admin = house.path("admin");
+    std::fs::create_dir(&admin).unwrap();
+    for (from, to) in [("ca.pem", "ca.pem"), ("admin.pem", "cert.pem"), ("admin.key", "cert.key")] {
+        std::fs::copy(house.path("d/tls").join(from), admin.join(to)).unwrap();
+    }
+    let coordinator = house.published["coordinators"][0]["address"].as_str().unwrap();
+    let identity = format!(
+        r#"{{"version":0,"cluster_id":"c","role":"admin","id":"dev","serial":"00","not_after":0,"coordinator":"{coordinator}"}}"#
+    );
+    std::fs::write(admin.join("identity.json"), identity).unwrap();
+    let status = house.tailway("status --identity admin");
+    assert_eq!(status.code, 0, "{}", status.out);
+    let revoked = house.tailway("cert revoke agent/dev --identity admin");
+    assert_eq!(revoked.code, 0, "{}", revoked.err);
+    let mut said = house.test(&house.tls(), &house.as_role("agent", "ca.pem"));
+    for _ in 0..100 {
+        if said.code == 1 {
+            break;
+        }
+        // Until the broker's image has it.
+        std::thread::sleep(Duration::from_millis(100));
+        said = house.test(&house.tls(), &house.as_role("agent", "ca.pem"));
+    }
+    assert!(
+        said.out.contains(", tls: ") && said.out.contains("CertificateRevoked"),
+        "{}",
+        said.out
+    );
+    let agent = house.as_role("agent", "ca.pem").replace([',', ':'], "");
+    let words: Vec<&str> = agent.split(' ').collect();
+    let line = format!(
+        "status --bootstrap {} --tls-ca {} --tls-cert {} --tls-key {}",
+        house.tls(),
+        words[1],
+        words[3],
+        words[5]
+    );
+    let status = house.tailway(&line);
+    assert_eq!(status.code, 1, "{}", status.out);
+    assert!(status.out.contains("CertificateRevoked"), "{}", status.out);
+}
+
+fn the_broker_is_gone(house: &House) {
+    let said = house.tailway("status --data d --wait healthy --timeout 1");
+    assert_eq!(said.code, 1, "{}", said.out);
+    assert!(said.out.contains("it is fenced"), "{}", said.out);
+    assert!(said.err.contains("not healthy after 1 s"), "{}", said.err);
+}
