@@ -171,7 +171,7 @@ fn certificates_of(config: &Config) -> Certificates {
         Security::Plaintext => None,
     };
     let servers = config.listeners.iter().filter_map(server).collect();
-    Certificates { servers, clients: vec![config.coordinator.tls.clone()], own_renewal: None }
+    Certificates { servers, clients: vec![config.coordinator.tls.clone()], own: None }
 }
 
 fn failed(what: &str, error: impl std::error::Error) -> StartError {

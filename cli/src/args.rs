@@ -92,6 +92,22 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: members::CertCommand,
     },
+    /// Replace the cluster's CA by another, without cutting anybody off
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        long_about = "\
+Replaces the cluster's CA by another, without cutting anybody off: `add` makes a second one, which every member learns to trust
+within minutes; `activate` has it sign, and members renew within minutes; `retire` has nobody trust the old one. Each step is
+refused, with the names, while members would be cut off by it. Clients and admins follow by `tailway cert renew DIR`.",
+        after_help = "\
+Example:
+  tailway ca add && tailway ca list && tailway ca activate 2 && tailway ca retire 1"
+    )]
+    Ca {
+        #[command(subcommand)]
+        command: members::CaCommand,
+    },
     /// Print settings of kcat, Java clients, Filebeat or librdkafka for an identity that `cert issue` made
     ClientConfig(members::ClientConfigArgs),
     /// Check a configuration file of any of the three daemons (exit 0 good, 78 not)

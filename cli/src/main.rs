@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::Enroll(args) => one_thread(members::enroll(args)),
         Command::ClientConfig(args) => members::client_config(&args),
         Command::Cert { command } => one_thread(members::cert(command)),
+        Command::Ca { command } => one_thread(members::ca(command)),
         Command::Topic { command } => one_thread(topic::run(command)),
         Command::Tap(args) => one_thread(tap::run(args)),
         Command::Produce(args) => one_thread(produce::run(args)),

@@ -17,7 +17,7 @@ use tailway_wire::ApiKey;
 
 use crate::args::StatusArgs;
 use crate::dev::published::{FILE, Published};
-use crate::diagnose::certificates::judge_certificates;
+use crate::diagnose::certificates::{judge_authority, judge_certificates};
 use crate::diagnose::verdict::{Origin, judge, judge_partitions};
 use crate::diagnose::{Finding, brokers, is_good, own_certificate, report};
 use crate::members::call;
@@ -91,7 +91,7 @@ impl Target {
         dir: &Path,
         of: impl Fn(Option<HostPort>, Option<ClientTlsFiles>) -> Target,
     ) -> Result<Target> {
-        let papers = Papers::in_dir(dir)?;
+        let papers = Papers::found(dir)?;
         Ok(of(Some(papers.identity()?.coordinator.parse()?), Some(papers.files())))
     }
 
@@ -130,6 +130,7 @@ impl Target {
             let members = coordinator(address, &config, tls, clock, &mut findings).await;
             if let Some(members) = members {
                 findings.extend(registered(&members));
+                findings.extend(judge_authority(&members));
                 findings.extend(judge_certificates(&members));
                 if bootstrap.is_empty() {
                     bootstrap = tls_addresses(&members);

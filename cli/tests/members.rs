@@ -141,7 +141,7 @@ async fn an_operator_makes_a_cluster_and_lets_hosts_in() {
     );
     let shown = [log, context.metrics.encode(), context.status.json().to_string()].concat();
     let secrets = house.secrets.lock().unwrap();
-    assert_eq!(secrets.len(), 8);
+    assert_eq!(secrets.len(), 9);
     for secret in secrets.iter() {
         assert!(!shown.contains(secret.as_str()), "{secret} is shown");
     }
@@ -208,6 +208,24 @@ fn certificates(house: &House) {
     let kcat = house.done("client-config kcat --identity reports --bootstrap b:9093");
     let ca = house.path("reports").join("ca.pem");
     assert!(kcat.contains(&format!("ssl.ca.location={}", ca.display())), "{kcat}");
+    let password = std::fs::read_to_string(house.path("reports/keystore.password")).unwrap();
+    let before = std::fs::read(house.path("reports/cert.pem")).unwrap();
+    let renewed = house.done("cert renew reports");
+    assert!(
+        renewed.contains("client reports: certificate ") && renewed.contains("ends in 36"),
+        "{renewed}"
+    );
+    assert_ne!(std::fs::read(house.path("reports/cert.pem")).unwrap(), before);
+    assert_eq!(std::fs::read_to_string(house.path("reports/keystore.password")).unwrap(), password);
+    check_private(&house.path("reports"));
+    // A crash between the two files: the next use puts the rest in place.
+    let (cert, key) = ("reports/cert.pem", "reports/cert.key");
+    let whole = [cert, key].map(|file| std::fs::read_to_string(house.path(file)).unwrap()).concat();
+    std::fs::write(house.path("reports/renewed.pem"), whole).unwrap();
+    std::fs::write(house.path(cert), &before).unwrap();
+    house.done("cert renew reports");
+    assert!(!house.path("reports/renewed.pem").exists());
+    house.secret_key(&house.path(key));
     let list = house.done("cert list");
     for (role, id) in [
         ("coordinator", "0"),
@@ -217,7 +235,7 @@ fn certificates(house: &House) {
         ("client", "reports"),
     ] {
         let row = list.lines().find(|line| line.contains(role) && line.contains(id));
-        assert!(row.is_some_and(|row| row.contains("ends in 364 days")), "{role} {id}:\n{list}");
+        assert!(row.is_some_and(|row| row.contains("ends in 36")), "{role} {id}:\n{list}");
     }
     let denied = house.refused("cert list --identity reports");
     assert!(denied.contains("client reports may not call DescribeMembership"), "{denied}");

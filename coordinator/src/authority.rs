@@ -1,4 +1,4 @@
-//! The cluster's own CA: its key and certificate on this host, and what it signs.
+//! A CA of the cluster: its key and certificate on this host, and what it signs. Which CAs there are: [`crate::authorities`].
 //!
 //! The key lies in the coordinator's data directory, readable by its user alone, and leaves it never: neither the Raft log
 //! nor the record stream has it. What was issued is in both. A certificate says `spiffe://<cluster>/<role>/<id>`; only those
@@ -14,9 +14,11 @@ use rcgen::{
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
+use tailway_metadata::authority::AuthorityId;
 use tailway_metadata::security::{IssuedCertificate, Role, Serial, Sha256};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterId, Secret};
+use tailway_net::PeerIdentity;
 use tailway_net::pin::sha256;
 use tailway_storage::{Disk, StorageError, atomic_replace, read_small};
 use time::OffsetDateTime;
@@ -25,6 +27,9 @@ use time::OffsetDateTime;
 pub const DIR: &str = "ca";
 pub const CERTIFICATE_FILE: &str = "ca.pem";
 const KEY_FILE: &str = "ca.key";
+/// How the first CA's files begin; those of others by their hash.
+const FIRST_STEM: &str = "ca";
+const KEY: &str = "key";
 /// Certificates that were made before the first start, for the coordinator to record.
 const FIRST_FILE: &str = "first.json";
 const BYTES_MAX: u64 = 1 << 20;
@@ -60,7 +65,7 @@ pub enum AuthorityError {
 }
 
 impl Authority {
-    /// Makes a CA in `dir`, which has none. Blocks.
+    /// Makes the first CA in `dir`, which has none. Blocks.
     pub fn create(
         disk: &dyn Disk,
         dir: &Path,
@@ -71,31 +76,116 @@ impl Authority {
             return Err(AuthorityError::Exists { dir: dir.to_owned() });
         }
         disk.create_dir_all(dir)?;
+        let (authority, key) = Authority::generate(&format!("Tailway CA of {cluster}"), now)?;
+        atomic_replace(disk, &dir.join(FIRST_FILE), b"[]")?;
+        authority.save(disk, dir, FIRST_STEM, &key)?;
+        Ok(authority)
+    }
+
+    /// Makes one more beside it. Its name is its own, so that verifiers which look for a CA by its name find one. Blocks.
+    pub fn create_another(
+        disk: &dyn Disk,
+        dir: &Path,
+        cluster: &ClusterId,
+        now: WallMs,
+    ) -> Result<Authority, AuthorityError> {
+        let made = now.0.div_euclid(1_000);
+        let (authority, key) =
+            Authority::generate(&format!("Tailway CA {made} of {cluster}"), now)?;
+        authority.save(disk, dir, &stem_of(&authority.sha256()), &key)?;
+        Ok(authority)
+    }
+
+    fn save(
+        &self,
+        disk: &dyn Disk,
+        dir: &Path,
+        stem: &str,
+        key: &Secret,
+    ) -> Result<(), AuthorityError> {
+        atomic_replace(disk, &file(dir, stem, "pem"), self.pem.as_bytes())?;
+        Ok(atomic_replace(disk, &file(dir, stem, KEY), key.expose().as_bytes())?)
+    }
+
+    fn generate(common_name: &str, now: WallMs) -> Result<(Authority, Secret), AuthorityError> {
         let key = KeyPair::generate()?;
         let secret = Secret::new(key.serialize_pem());
         let mut params = CertificateParams::default();
         params.not_before = moment(earlier(now, BACKDATED))?;
         params.not_after = moment(later(now, CA_LIFE))?;
-        params.distinguished_name = name_of(&format!("Tailway CA of {cluster}"));
+        params.distinguished_name = name_of(common_name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         params.serial_number = Some(SerialNumber::from_slice(&fresh_serial()));
         let certificate = params.self_signed(&key)?;
         let pem = certificate.pem();
-        atomic_replace(disk, &dir.join(FIRST_FILE), b"[]")?;
-        atomic_replace(disk, &dir.join(CERTIFICATE_FILE), pem.as_bytes())?;
-        atomic_replace(disk, &dir.join(KEY_FILE), secret.expose().as_bytes())?;
         let certificate = certificate.der().clone();
-        Ok(Authority { issuer: Issuer::new(params, key), certificate, pem })
+        Ok((Authority { issuer: Issuer::new(params, key), certificate, pem }, secret))
     }
 
-    /// The CA in `dir`, if there is one. Blocks.
+    /// The first CA in `dir`, if it is there. Blocks.
     pub fn open(disk: &dyn Disk, dir: &Path) -> Result<Option<Authority>, AuthorityError> {
-        let key_path = dir.join(KEY_FILE);
+        Authority::open_stem(disk, dir, FIRST_STEM)
+    }
+
+    /// Every CA whose key is in `dir`. Blocks.
+    pub fn open_all(disk: &dyn Disk, dir: &Path) -> Result<Vec<Authority>, AuthorityError> {
+        if !disk.exists(dir)? {
+            return Ok(Vec::new());
+        }
+        let mut all = Vec::new();
+        for entry in disk.list(dir)? {
+            let stem = entry.name.strip_suffix(".key");
+            if let Some(stem) = stem {
+                all.extend(Authority::open_stem(disk, dir, stem)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes its files from `dir`: it signs nothing any more, and its key can be stolen no more. Blocks.
+    pub fn forget(&self, disk: &dyn Disk, dir: &Path) -> Result<(), AuthorityError> {
+        for stem in [FIRST_STEM, &stem_of(&self.sha256())] {
+            let its = Authority::open_stem(disk, dir, stem)?.is_some_and(|it| it.pem == self.pem);
+            if its {
+                disk.remove_file(&file(dir, stem, KEY))?;
+                disk.remove_file(&file(dir, stem, "pem"))?;
+                disk.sync_dir(dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A certificate in which this CA vouches for another: who trusts only this one follows it to what the other signed.
+    pub fn vouch_for(&self, other: &Authority) -> Result<CertificateDer<'static>, AuthorityError> {
+        let damaged = || AuthorityError::Damaged {
+            path: PathBuf::from(CERTIFICATE_FILE),
+            cause: "its certificate has no name or no end".into(),
+        };
+        let named = PeerIdentity::from_certificate(&other.certificate).ok_or_else(damaged)?;
+        let (not_before, not_after) =
+            tailway_net::validity::validity(&other.certificate).ok_or_else(damaged)?;
+        let mut params = CertificateParams::default();
+        params.not_before = moment(not_before)?;
+        params.not_after = moment(not_after)?;
+        params.distinguished_name = name_of(&named.common_name.ok_or_else(damaged)?);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.serial_number = Some(SerialNumber::from_slice(&fresh_serial()));
+        params.use_authority_key_identifier_extension = true;
+        Ok(params.signed_by(other.issuer.key(), &self.issuer)?.der().clone())
+    }
+
+    fn open_stem(
+        disk: &dyn Disk,
+        dir: &Path,
+        stem: &str,
+    ) -> Result<Option<Authority>, AuthorityError> {
+        let key_path = file(dir, stem, KEY);
         let Some(key) = read(disk, &key_path)? else { return Ok(None) };
         tailway_net::tls::check_private(&key_path, 0o077).map_err(AuthorityError::Exposed)?;
         let key = Secret::new(key);
-        let path = dir.join(CERTIFICATE_FILE);
+        let path = file(dir, stem, "pem");
         let damaged =
             |path: &Path, cause: String| AuthorityError::Damaged { path: path.to_owned(), cause };
         let pem = read(disk, &path)?.ok_or_else(|| damaged(&path, "it is missing".into()))?;
@@ -175,6 +265,8 @@ pub fn first_certificate(
         not_after,
         issued_by: "init".to_owned(),
         revoked: None,
+        signed_by: AuthorityId::FIRST,
+        knows: AuthorityId::FIRST,
     }
 }
 
@@ -227,6 +319,14 @@ pub fn host_name(name: &str) -> Result<SanType, AuthorityError> {
     Ok(SanType::DnsName(name.try_into().map_err(|_| wrong())?))
 }
 
+fn file(dir: &Path, stem: &str, end: &str) -> PathBuf {
+    dir.join(format!("{stem}.{end}"))
+}
+
+fn stem_of(sha256: &Sha256) -> String {
+    format!("ca-{}", sha256.to_string().get(..16).unwrap_or_default())
+}
+
 fn name_of(common_name: &str) -> DistinguishedName {
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Tailway");
@@ -260,7 +360,6 @@ fn read(disk: &dyn Disk, path: &Path) -> Result<Option<String>, AuthorityError> 
 
 #[cfg(test)]
 mod tests {
-    use tailway_net::PeerIdentity;
     use tailway_storage::FsDisk;
 
     use super::*;

@@ -1,16 +1,17 @@
 //! The coordinator as a daemon: opens its data, leads, listens, and stops in reverse.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tailway_daemon::certificates::OwnRenewal;
+use tailway_daemon::certificates::{OwnAnswer, OwnPapers};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::{
     Certificates, Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks,
 };
-use tailway_metadata::security::IssuedCertificate;
+use tailway_metadata::enrollment::{Enrolled, Trust};
+use tailway_metadata::security::{IssuedCertificate, Security as Members, Serial, Sha256};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterImage, DirectoryId, Role};
 use tailway_net::tls::read_certificates;
@@ -19,10 +20,11 @@ use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::enrollment::Enrollment;
-use crate::api::membership::certify;
+use crate::api::membership::{certify, trust};
 use crate::api::server::Server;
 use crate::api::service::Service;
-use crate::authority::{self, Authority, AuthorityError};
+use crate::authorities::Authorities;
+use crate::authority::{self, AuthorityError};
 use crate::config::{Config, RawTls};
 use crate::driver::{self, Driver};
 use crate::identity::{IDENTITY_FILE, Identity, IdentityError};
@@ -31,6 +33,7 @@ use crate::machine::{Grant, Settings};
 use crate::metrics::CoordinatorMetrics;
 use crate::quorum::feed::Feed;
 use crate::quorum::node::{LOG_FILE, Node, NodeError, NodeSettings, Proposer, SNAPSHOT_FILE};
+use crate::rotation;
 
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Hosts that become members at the same time.
@@ -119,7 +122,7 @@ async fn start(
                 .next(error.next)
         })?;
     let address = listener.local_addr();
-    let enrollment = bind_enrollment(&config, membership.authority.as_deref()).await?;
+    let enrollment = bind_enrollment(&config, membership.authorities.as_deref()).await?;
     let settings = NodeSettings::new(
         config.id,
         config.listen.to_string(),
@@ -146,12 +149,13 @@ async fn start(
         leadership: leads,
         metrics: metrics.clone(),
         clock: context.clock.clone(),
-        authority: membership.authority,
+        keeps_own: keeps_own(&config.tls_files) && membership.authorities.is_some(),
+        authorities: membership.authorities,
         certificate_lifetime: config.certificate_lifetime,
     };
     let enrolls_at = enrollment.as_ref().map(|(listener, _)| listener.local_addr());
-    let own_renewal = own_renewal(&service, &config.tls_files, config.id);
-    serve_members(enrollment, &service, (config.tls, own_renewal), &context);
+    let own = service.keeps_own.then(|| own_papers(&service, &config.tls_files, config.id));
+    serve_members(enrollment, &service, (config.tls, own), &context);
     let settings = Settings { first_certificates: membership.first, ..config.settings };
     let driver = Driver {
         controller: Controller::new(settings),
@@ -174,7 +178,7 @@ async fn start(
 
 /// What the CA's directory has.
 struct OwnCa {
-    authority: Option<Arc<Authority>>,
+    authorities: Option<Arc<Authorities>>,
     first: Vec<IssuedCertificate>,
 }
 
@@ -186,9 +190,9 @@ async fn open_authority(
     let dir = config.data_dir.join(authority::DIR);
     let what = format!("cannot use the CA in {}", dir.display());
     let open = move || -> Result<OwnCa, AuthorityError> {
-        let authority = Authority::open(disk.as_ref(), &dir)?.map(Arc::new);
+        let authorities = Authorities::open(Arc::clone(&disk), &dir)?.map(Arc::new);
         let first = authority::load_first(disk.as_ref(), &dir, now)?;
-        Ok(OwnCa { authority, first })
+        Ok(OwnCa { authorities, first })
     };
     match tailway_runtime::spawn_blocking(open).await {
         Ok(Ok(own)) => Ok(own),
@@ -203,18 +207,19 @@ async fn open_authority(
 /// The enrolment listener, if one is configured. Its chain shows the CA, by which a token's bearer knows us.
 async fn bind_enrollment(
     config: &Config,
-    authority: Option<&Authority>,
+    authorities: Option<&Authorities>,
 ) -> Result<Option<(Listener, ServerTls)>, StartError> {
     let Some(address) = &config.enrollment else { return Ok(None) };
     let what = format!("cannot let hosts become members on {address}");
-    let Some(authority) = authority else {
+    let Some(authorities) = authorities else {
         return Err(StartError::new(what)
             .because("this coordinator has no CA of its own")
             .next("`tailway coordinator init` makes one; or leave coordinator.enrollment.listen empty")
             .config());
     };
     let (cert, key) = (&config.tls_files.cert, &config.tls_files.key);
-    let tls = ServerTls::showing_ca(cert, key, authority.certificate().clone())
+    // What the state says is shown once it is read.
+    let tls = ServerTls::showing(cert, key, authorities.shown(&Members::default()))
         .map_err(|error| StartError::new(what.clone()).cause(error).config())?;
     let limits = Limits { connections_max: ENROLLING_MAX, handshake_timeout: HANDSHAKE_TIMEOUT };
     let bound = Listener::bind(address, Security::Tls(tls.clone()), limits).await;
@@ -227,41 +232,59 @@ async fn bind_enrollment(
 fn serve_members(
     enrollment: Option<(Listener, ServerTls)>,
     service: &Service,
-    (tls, own_renewal): (ServerTls, Option<Box<OwnRenewal>>),
+    (tls, own): (ServerTls, Option<OwnPapers>),
     context: &Context,
 ) {
     let feed = service.feed.clone();
     tls.refuse_revoked(move |serial| feed.image().security.is_revoked(serial));
     let mut servers = vec![tls];
+    let mut shown = None;
     if let Some((listener, tls)) = enrollment {
-        servers.push(tls);
+        servers.push(tls.clone());
+        shown = Some(tls);
         tracing::info!(address = %listener.local_addr(), "hosts with a token may become members");
         Enrollment::start(listener, service.clone(), &context.tasks);
     }
-    Certificates { servers, clients: Vec::new(), own_renewal }.keep(context);
+    rotation::follow(service, shown, &context.tasks);
+    Certificates { servers, clients: Vec::new(), own }.keep(context);
 }
 
-/// This coordinator's own next certificate, decided and signed here as for every member: of a certificate that
-/// `coordinator init` made, which has its key in the same file.
-fn own_renewal(service: &Service, files: &RawTls, id: u64) -> Option<Box<OwnRenewal>> {
-    if service.authority.is_none() || files.cert != files.key {
-        return None;
-    }
-    let (service, cert) = (service.clone(), files.cert.clone());
-    Some(Box::new(move |csr| {
-        let (service, cert) = (service.clone(), cert.clone());
-        Box::pin(async move {
-            let read = move || read_certificates("certificate", &cert);
-            let chain = tailway_runtime::spawn_blocking(read).await;
-            let chain = chain.map_err(|error| error.to_string())?;
-            let chain = chain.map_err(|error| error.to_string())?;
-            let present = chain.first().and_then(PeerIdentity::from_certificate);
-            let serial = present.map(|identity| identity.serial).unwrap_or_default();
-            let grant = Grant::Renewal { serial, role: Role::Coordinator };
+/// Whether the coordinator's certificate is one that `coordinator init` made, which has its key in the same file.
+fn keeps_own(files: &RawTls) -> bool {
+    files.cert == files.key
+}
+
+/// This coordinator's own next certificate, decided and signed here as for every member, and whom it is to trust.
+fn own_papers(service: &Service, files: &RawTls, id: u64) -> OwnPapers {
+    let (renewing, cert) = (service.clone(), files.cert.clone());
+    let renewal = move |csr: String| {
+        let (service, cert) = (renewing.clone(), cert.clone());
+        let renewed = async move {
+            let grant = Grant::Renewal { serial: present(cert).await?, role: Role::Coordinator };
             let renewed = certify(&service, grant, id.to_string(), Vec::new(), &csr).await;
             renewed.map_err(|refusal| refusal.text)
-        })
-    }))
+        };
+        Box::pin(renewed) as OwnAnswer<Enrolled>
+    };
+    let (trusting, cert) = (service.clone(), files.cert.clone());
+    let trust = move |trusts: Vec<Sha256>| {
+        let (service, cert) = (trusting.clone(), cert.clone());
+        let told = async move {
+            let told = trust(&service, &present(cert).await?, &trusts).await;
+            told.map_err(|refusal| refusal.text)
+        };
+        Box::pin(told) as OwnAnswer<Trust>
+    };
+    OwnPapers { renewal: Box::new(renewal), trust: Box::new(trust) }
+}
+
+/// The serial number of the certificate in a file.
+async fn present(cert: PathBuf) -> Result<Serial, String> {
+    let read = move || read_certificates("certificate", &cert);
+    let chain = tailway_runtime::spawn_blocking(read).await.map_err(|error| error.to_string())?;
+    let chain = chain.map_err(|error| error.to_string())?;
+    let identity = chain.first().and_then(PeerIdentity::from_certificate);
+    Ok(identity.map(|identity| identity.serial).unwrap_or_default())
 }
 
 /// Ends the program when its log cannot be written, and not only at the next write: a supervisor starts it again, and

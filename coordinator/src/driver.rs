@@ -264,6 +264,8 @@ fn tell(records: &[MetadataRecord], controller: &Controller, now: Mono) {
             | MetadataRecord::Config(_)
             | MetadataRecord::Partition(_)
             | MetadataRecord::PartitionChange(_)
+            | MetadataRecord::Authority(_)
+            | MetadataRecord::Trust(_)
             | MetadataRecord::ProducerIds(_) => {}
         }
     }

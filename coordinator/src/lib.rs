@@ -6,6 +6,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
 pub mod api;
+pub mod authorities;
 pub mod authority;
 pub mod config;
 pub mod coordinator;
@@ -14,6 +15,7 @@ pub mod identity;
 pub mod machine;
 pub mod metrics;
 pub mod quorum;
+mod rotation;
 
 pub use config::{Config, RawConfig};
 pub use coordinator::Coordinator;

@@ -112,7 +112,9 @@ fn removed(response: &FollowMetadataResponse) -> Vec<TopicId> {
         | MetadataRecord::Token(_)
         | MetadataRecord::RemoveToken(_)
         | MetadataRecord::Certificate(_)
-        | MetadataRecord::RemoveCertificate(_) => None,
+        | MetadataRecord::RemoveCertificate(_)
+        | MetadataRecord::Authority(_)
+        | MetadataRecord::Trust(_) => None,
     };
     response.records.iter().filter_map(of_record).collect()
 }

@@ -93,7 +93,9 @@ pub fn is_allowed(api: ApiKey, role: Role) -> bool {
         | A::DescribeMembership
         | A::IssueCertificate
         | A::RevokeCertificates
-        | A::RenewCertificate => false,
+        | A::RenewCertificate
+        | A::DescribeTrust
+        | A::AlterAuthorities => false,
     }
 }
 

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tailway_metadata::authority::AuthorityId;
 use tailway_metadata::security::{IssuedCertificate, Role, Serial};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterId, MetadataRecord};
@@ -336,6 +337,8 @@ async fn a_connection_ends_when_its_certificate_is_revoked_and_others_go_on() {
             not_after: WallMs(i64::MAX),
             issued_by: "token t".into(),
             revoked,
+            signed_by: AuthorityId::FIRST,
+            knows: AuthorityId::FIRST,
         })
     };
     let request = kafka::ApiVersionsRequest::default();

@@ -193,7 +193,9 @@ impl Call<'_> {
             | ApiKey::DescribeMembership
             | ApiKey::IssueCertificate
             | ApiKey::RevokeCertificates
-            | ApiKey::RenewCertificate => Err(self.header.unknown_api()),
+            | ApiKey::RenewCertificate
+            | ApiKey::DescribeTrust
+            | ApiKey::AlterAuthorities => Err(self.header.unknown_api()),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use tailway_metadata::Role;
+use tailway_metadata::authority::{AuthorityState, CertificateAuthority};
 use tailway_metadata::enrollment::Membership;
 use tailway_metadata::security::IssuedCertificate;
 use tailway_metadata::time::WallMs;
@@ -12,8 +13,25 @@ use super::verdict::ends_soon;
 use crate::output::{count, span};
 
 const TARGET: &str = "certificates";
+/// A year: certificates may live as long.
+const CA_SOON_MS: i64 = 365 * 24 * 3_600_000;
 /// Members that are named in one finding.
 const SHOWN: usize = 10;
+
+/// When the CA that signs ends: a warning in its last year, because nothing that it signed outlives it.
+pub(crate) fn judge_authority(members: &Membership) -> Option<Finding> {
+    const STEP: &str = "ca";
+    let signs = |ca: &&CertificateAuthority| ca.state == AuthorityState::Active;
+    let ca = members.authorities.iter().find(signs)?;
+    let detail = format!("CA {} signs; it ends in {}", ca.id, span(members.now, ca.not_after));
+    let left = ca.not_after.0.saturating_sub(members.now.0);
+    Some(if left < CA_SOON_MS {
+        let next = "tailway ca add, then activate it and retire this one (docs/security.md)";
+        Finding::warning(TARGET, STEP, detail, next)
+    } else {
+        Finding::ok(TARGET, STEP, detail)
+    })
+}
 
 /// One finding about all, and a warning where some end soon or have ended: of each member its newest counts.
 pub(crate) fn judge_certificates(members: &Membership) -> Vec<Finding> {
@@ -73,6 +91,7 @@ fn listed(all: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tailway_metadata::authority::AuthorityId;
     use tailway_metadata::security::{Serial, Sha256};
 
     use super::*;
@@ -91,6 +110,8 @@ mod tests {
             not_after: WallMs(until * DAY),
             issued_by: "init".into(),
             revoked: revoked.then_some(WallMs(1)),
+            signed_by: AuthorityId::FIRST,
+            knows: AuthorityId::FIRST,
         };
         let mut members = Membership {
             now: WallMs(100 * DAY),
@@ -103,9 +124,23 @@ mod tests {
                 issued("turned out", 101, true),
             ],
             brokers: Vec::new(),
+            authorities: Vec::new(),
         };
         let all = "1 member in force; the next to end is agent/renewed's, in 200 days";
         assert_eq!(judge_certificates(&members), [Finding::ok(TARGET, "in force", all)]);
+        assert_eq!(judge_authority(&members), None, "an older coordinator does not tell");
+        for (days, state) in [(400, State::Ok), (300, State::Warning)] {
+            members.authorities = vec![CertificateAuthority {
+                id: AuthorityId::FIRST,
+                sha256: Sha256([0; 32]),
+                pem: String::new(),
+                not_after: WallMs((100 + days) * DAY),
+                state: AuthorityState::Active,
+            }];
+            let finding = judge_authority(&members).unwrap();
+            let said = format!("CA 1 signs; it ends in {days} days");
+            assert_eq!((finding.state, finding.detail), (state, said));
+        }
         members.certificates.extend([issued("late", 104, false), issued("gone", 98, false)]);
         let told: Vec<(State, String)> = judge_certificates(&members)
             .into_iter()

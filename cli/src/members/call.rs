@@ -5,12 +5,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tailway_daemon::Clock;
 use tailway_metadata::enrollment::{Answer, to_json};
 use tailway_net::{ClientTls, HostPort, RpcConnection, RpcOptions, dial};
 use tailway_wire::ApiKey;
 
 use super::AsArgs;
 use super::identity::{Identity, Papers};
+use crate::output::complain;
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -22,8 +24,11 @@ pub(crate) struct Caller {
 
 impl Caller {
     pub(crate) async fn connect(args: &AsArgs) -> Result<Caller> {
-        let papers = Papers::in_dir(&args.identity)?;
+        let papers = Papers::found(&args.identity)?;
         let identity = papers.identity()?;
+        if let Some(remark) = papers.remark(Clock::new().wall()) {
+            complain(&remark);
+        }
         let address = identity.coordinator.parse()?;
         let rpc = connect(&address, &papers.tls()?, TIMEOUT).await?;
         Ok(Caller { rpc, identity })

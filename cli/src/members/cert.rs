@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tailway_daemon::Clock;
 use tailway_daemon::exit::Exit;
 use tailway_metadata::enrollment::{CertificateRef, Enrolled, IssueCertificateRequest, Membership};
 use tailway_metadata::security::IssuedCertificate;
 use tailway_metadata::{Role, Secret};
 use tailway_net::certificate_request::CertificateRequest;
+use tailway_net::renewal;
 use tailway_wire::ApiKey;
 
 use super::AsArgs;
@@ -17,7 +19,7 @@ use super::call::Caller;
 use super::identity::{Identity, Papers};
 use super::pkcs12;
 use super::token::row;
-use crate::output::{complain, say, span, table};
+use crate::output::{complain, moment, say, span, table};
 
 pub(super) async fn issue(
     role: Role,
@@ -46,9 +48,7 @@ pub(super) async fn issue(
         not_after: enrolled.certificate.not_after,
         coordinator: caller.identity.coordinator.clone(),
     };
-    write_pkcs12(&papers, name, &made.key_pem, &enrolled)?;
-    let keystore = Secret::new(format!("{}{}", made.key_pem.expose(), enrolled.certificate_pem));
-    papers.put(KEYSTORE_PEM, keystore.expose())?;
+    write_keystores(&papers, name, &made.key_pem, &enrolled)?;
     papers.write(&made.key_pem, &enrolled.certificate_pem, &enrolled.ca_pem, &identity)?;
     let issued = &enrolled.certificate;
     complain(&format!(
@@ -73,15 +73,71 @@ pub(super) const KEYSTORE_PEM: &str = "keystore.pem";
 const P12: &str = "keystore.p12";
 const P12_PASSWORD: &str = "keystore.password";
 
+/// `tailway cert renew`: a new key and a certificate for it, in the place of those that are there.
+pub(super) async fn renew(dir: &Path) -> Result<Exit> {
+    let papers = Papers::found(dir)?;
+    let identity = papers.identity()?;
+    let made = CertificateRequest::generate()?;
+    let address = identity.coordinator.parse()?;
+    let tls = papers.tls()?;
+    let enrolled = renewal::renew(&address, &tls, made.csr_pem.clone()).await;
+    let enrolled = enrolled.map_err(|why| {
+        let next = if why.contains("expired") {
+            "an admin issues another: tailway cert issue, or a token (tailway token create) and `tailway enroll`"
+        } else {
+            "tailway status says which step fails"
+        };
+        anyhow!("the certificate in {} is not renewed: {why}\n  next: {next}", dir.display())
+    })?;
+    let issued = &enrolled.certificate;
+    let identity =
+        Identity { serial: issued.serial.clone(), not_after: issued.not_after, ..identity };
+    if papers.dir.join(KEYSTORE_PEM).exists() {
+        write_keystores(&papers, &identity.id, &made.key_pem, &enrolled)?;
+    }
+    papers.replace(&made.key_pem, &enrolled.certificate_pem, &enrolled.ca_pem, &identity)?;
+    say(&format!(
+        "{} {}: certificate {}, ends in {} ({})",
+        identity.role,
+        identity.id,
+        issued.serial,
+        span(Clock::new().wall(), issued.not_after),
+        moment(issued.not_after)
+    ))?;
+    Ok(Exit::Ok)
+}
+
+/// Key and certificate in the forms that Java reads.
+fn write_keystores(
+    papers: &Papers,
+    name: &str,
+    key_pem: &Secret,
+    enrolled: &Enrolled,
+) -> Result<()> {
+    write_pkcs12(papers, name, key_pem, enrolled)?;
+    let keystore = Secret::new(format!("{}{}", key_pem.expose(), enrolled.certificate_pem));
+    papers.put(KEYSTORE_PEM, keystore.expose())
+}
+
 fn write_pkcs12(papers: &Papers, name: &str, key_pem: &Secret, enrolled: &Enrolled) -> Result<()> {
     let certificate = CertificateDer::from_pem_slice(enrolled.certificate_pem.as_bytes())
         .context("the coordinator's certificate is no PEM")?;
-    let ca = CertificateDer::from_pem_slice(enrolled.ca_pem.as_bytes())
+    let authorities = CertificateDer::pem_slice_iter(enrolled.ca_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
         .context("the coordinator's CA is no PEM")?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.expose().as_bytes())?;
-    let password = Secret::new(tailway_runtime::uuid().simple().to_string());
+    // Whoever uses it goes on with the password that it has.
+    let password = match std::fs::read_to_string(papers.dir.join(P12_PASSWORD)) {
+        Ok(known) => Secret::new(known),
+        Err(_) => Secret::new(tailway_runtime::uuid().simple().to_string()),
+    };
     let store = pkcs12::encode(
-        &pkcs12::Entry { name, key: key.secret_der(), certificate: &certificate, ca: &ca },
+        &pkcs12::Entry {
+            name,
+            key: key.secret_der(),
+            certificate: &certificate,
+            authorities: &authorities,
+        },
         &password,
     )?;
     papers.put(P12_PASSWORD, password.expose())?;

@@ -11,13 +11,18 @@ use serde::{Deserialize, Serialize};
 use tailway_metadata::security::{Role, Serial};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterId, Secret};
-use tailway_net::{ClientTls, ClientTlsFiles, HostPort};
+use tailway_net::tls::read_certificates;
+use tailway_net::{ClientTls, ClientTlsFiles, HostPort, validity};
 use tailway_storage::{Disk, FsDisk, atomic_replace};
+
+use crate::output::{moment, quoted, span};
 
 /// Where `coordinator init` puts the first admin's identity.
 pub(crate) const ADMIN_DIR: &str = "/etc/tailway/admin";
 const FILE: &str = "identity.json";
 const MEMBER: &str = "member.pem";
+/// A renewed certificate and its key, while the two files of the old ones are replaced.
+const RENEWED: &str = "renewed.pem";
 
 /// What identity.json says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +72,14 @@ impl Papers {
         Ok(Papers { one_file: true, ..Papers::in_dir(dir)? })
     }
 
+    /// Those that are in a directory, in whichever form.
+    pub(crate) fn found(dir: &Path) -> Result<Papers> {
+        let papers = Papers::in_dir(dir)?;
+        let papers = Papers { one_file: papers.dir.join(MEMBER).exists(), ..papers };
+        papers.finish()?;
+        Ok(papers)
+    }
+
     pub(crate) fn ca(&self) -> PathBuf {
         self.dir.join("ca.pem")
     }
@@ -109,6 +122,56 @@ impl Papers {
         }
         self.put("cert.key", key_pem.expose())?;
         self.put("cert.pem", certificate_pem)
+    }
+
+    /// Replaces what is there. Whoever reads meanwhile, or after a crash, finds key and certificate that belong together,
+    /// or `finish` to be done first.
+    pub(crate) fn replace(
+        &self,
+        key_pem: &Secret,
+        certificate_pem: &str,
+        ca_pem: &str,
+        identity: &Identity,
+    ) -> Result<()> {
+        self.put("ca.pem", ca_pem)?;
+        let whole = Secret::new(format!("{certificate_pem}{}", key_pem.expose()));
+        if self.one_file {
+            self.put(MEMBER, whole.expose())?;
+        } else {
+            self.put(RENEWED, whole.expose())?;
+            self.finish()?;
+        }
+        self.put(FILE, serde_json::to_string_pretty(identity)?)
+    }
+
+    /// Puts in place what a renewal left half way.
+    fn finish(&self) -> Result<()> {
+        let renewed = self.dir.join(RENEWED);
+        let Ok(whole) = std::fs::read_to_string(&renewed).map(Secret::new) else { return Ok(()) };
+        let begin = whole.expose().find("-----BEGIN PRIVATE KEY-----");
+        let begin = begin.with_context(|| format!("{} has no key in it", renewed.display()))?;
+        let (certificate, key) = whole.expose().split_at(begin);
+        self.put("cert.key", key)?;
+        self.put("cert.pem", certificate)?;
+        Ok(FsDisk.remove_file(&renewed)?)
+    }
+
+    /// That the certificate ends before long, in one line; once two thirds of its life are over.
+    pub(crate) fn remark(&self, now: WallMs) -> Option<String> {
+        let chain = read_certificates("certificate", &self.cert()).ok()?;
+        let (from, until) = validity::validity(chain.first()?)?;
+        let life = until.0.saturating_sub(from.0);
+        let left = until.0.saturating_sub(now.0);
+        if left > life / 3 {
+            return None;
+        }
+        let dir = quoted(&self.dir.display().to_string());
+        let ends = if left > 0 {
+            format!("ends in {}", span(now, until))
+        } else {
+            format!("ended at {}, this host's clock says {}", moment(until), moment(now))
+        };
+        Some(format!("the certificate in {dir} {ends}: tailway cert renew {dir}"))
     }
 
     /// Writes one file of the directory.
@@ -181,5 +244,33 @@ mod tests {
         }
         let error = papers.prepare().unwrap_err().to_string();
         assert!(error.contains("cert.pem is there already"), "{error}");
+    }
+
+    #[test]
+    fn the_last_third_of_its_life_is_remarked_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let papers = Papers::in_dir(dir.path()).unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2026, 4, 1);
+        papers.put("cert.pem", params.self_signed(&key).unwrap().pem()).unwrap();
+        let day = |n: i64| WallMs(1_767_225_600_000 + n * 86_400_000);
+        let renew = format!("tailway cert renew {}", dir.path().display());
+        for (days, said) in [
+            (0, None),
+            (59, None),
+            (61, Some("ends in 29 days")),
+            (
+                91,
+                Some("ended at 2026-04-01T00:00:00Z, this host's clock says 2026-04-02T00:00:00Z"),
+            ),
+        ] {
+            let remark = papers.remark(day(days));
+            assert_eq!(remark.is_some(), said.is_some(), "{days}: {remark:?}");
+            if let (Some(remark), Some(said)) = (remark, said) {
+                assert!(remark.contains(said) && remark.ends_with(&renew), "{remark}");
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! `coordinator init` makes the CA and the first admin. With an admin's identity `token` and `cert` ask the coordinator.
 //! `enroll` is what a new host runs: all it has is a token, and the token says which CA to trust.
 
+mod ca;
 pub(crate) mod call;
 mod cert;
 pub(crate) mod client_config;
@@ -18,6 +19,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use tailway_daemon::exit::Exit;
 use tailway_daemon::units::Span;
+use tailway_metadata::authority::AuthorityId;
 use tailway_metadata::enrollment::CertificateRef;
 use tailway_metadata::{Role, Secret};
 use tailway_net::HostPort;
@@ -121,6 +123,20 @@ pub(crate) enum CertCommand {
         #[command(flatten)]
         admin: AsArgs,
     },
+    /// Renew the certificate of a client or an admin, with a new key, and print when it ends
+    #[command(
+        long_about = "\
+Makes a new key and has the coordinator sign a certificate for it, under the same role and name, proved by the present one,
+which has to be good still. Files are replaced in place, the keystores that `cert issue` made with them (the password stays);
+the old certificate is good until it ends. The file of CAs is replaced, too, so this is also how a client learns of another CA.
+Daemons need none of that: they renew by themselves.",
+        after_help = "Examples:\n  tailway cert renew ./reports\n  tailway cert renew"
+    )]
+    Renew {
+        /// The directory that `tailway cert issue`, `coordinator init` or `enroll` wrote
+        #[arg(value_name = "DIR", env = "TAILWAY_IDENTITY", default_value = identity::ADMIN_DIR)]
+        dir: PathBuf,
+    },
     /// Certificates, whose they are, until when, and which are revoked
     #[command(after_help = "Example:\n  tailway cert list")]
     List {
@@ -132,6 +148,46 @@ pub(crate) enum CertCommand {
     Revoke {
         /// A serial number as `cert list` shows it, or ROLE/ID for all that a member has
         which: CertificateRef,
+        #[command(flatten)]
+        admin: AsArgs,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaCommand {
+    /// The CAs, which of them signs, how many members know them and rest on them
+    #[command(after_help = "Example:\n  tailway ca list")]
+    List {
+        #[command(flatten)]
+        admin: AsArgs,
+    },
+    /// Make one more CA, which every member is told to trust; it signs nothing yet
+    #[command(after_help = "Example:\n  tailway ca add")]
+    Add {
+        #[command(flatten)]
+        admin: AsArgs,
+    },
+    /// Have a CA sign from now on; refused while a member does not trust it
+    #[command(after_help = "Example:\n  tailway ca activate 2")]
+    Activate {
+        /// Its number, as `ca list` shows it
+        #[arg(value_name = "NUMBER")]
+        authority: AuthorityId,
+        /// Also while members do not trust it: they are cut off
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        admin: AsArgs,
+    },
+    /// Have nobody trust a CA any more; refused while members or tokens rest on it
+    #[command(after_help = "Example:\n  tailway ca retire 1")]
+    Retire {
+        /// Its number, as `ca list` shows it
+        #[arg(value_name = "NUMBER")]
+        authority: AuthorityId,
+        /// Also while members or tokens rest on it: they are cut off
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         admin: AsArgs,
     },
@@ -219,8 +275,20 @@ pub(crate) async fn cert(command: CertCommand) -> Result<Exit> {
         CertCommand::Issue { role, name, hosts, out, admin } => {
             cert::issue(role, &name, hosts, out, &admin).await
         }
+        CertCommand::Renew { dir } => cert::renew(&dir).await,
         CertCommand::List { admin } => cert::list(&admin).await,
         CertCommand::Revoke { which, admin } => cert::revoke(&which, &admin).await,
+    }
+}
+
+pub(crate) async fn ca(command: CaCommand) -> Result<Exit> {
+    match command {
+        CaCommand::List { admin } => ca::list(&admin).await,
+        CaCommand::Add { admin } => ca::add(&admin).await,
+        CaCommand::Activate { authority, force, admin } => {
+            ca::activate(authority, force, &admin).await
+        }
+        CaCommand::Retire { authority, force, admin } => ca::retire(authority, force, &admin).await,
     }
 }
 

@@ -9,6 +9,7 @@ use std::num::NonZeroU32;
 use anyhow::{Result, anyhow};
 use aws_lc_rs::cipher::{AES_256, PaddedBlockEncryptingKey, UnboundCipherKey};
 use aws_lc_rs::{digest, hmac, pbkdf2};
+use rustls_pki_types::CertificateDer;
 use tailway_metadata::Secret;
 use yasna::models::ObjectIdentifier;
 use yasna::{DERWriter, DERWriterSet, Tag, construct_der};
@@ -39,7 +40,8 @@ pub(super) struct Entry<'a> {
     /// PKCS #8, DER.
     pub(super) key: &'a [u8],
     pub(super) certificate: &'a [u8],
-    pub(super) ca: &'a [u8],
+    /// Those to trust.
+    pub(super) authorities: &'a [CertificateDer<'a>],
 }
 
 /// The store's bytes. The password is ASCII.
@@ -51,12 +53,19 @@ pub(super) fn encode(entry: &Entry<'_>, password: &Secret) -> Result<Vec<u8>> {
                 friendly_name(attributes.next(), entry.name);
                 local_key_id(attributes.next(), key_id.as_ref());
             });
-            cert_bag(writer.next(), entry.ca, |attributes| {
-                friendly_name(attributes.next(), "tailway-ca");
-                attribute(attributes.next(), TRUSTED_KEY_USAGE, |value| {
-                    value.write_oid(&oid(ANY_EXTENDED_KEY_USAGE));
+            for (index, ca) in entry.authorities.iter().enumerate() {
+                // Java tells entries apart by this.
+                let name = match index {
+                    0 => "tailway-ca".to_owned(),
+                    more => format!("tailway-ca-{}", more + 1),
+                };
+                cert_bag(writer.next(), ca, |attributes| {
+                    friendly_name(attributes.next(), &name);
+                    attribute(attributes.next(), TRUSTED_KEY_USAGE, |value| {
+                        value.write_oid(&oid(ANY_EXTENDED_KEY_USAGE));
+                    });
                 });
-            });
+            }
         });
     });
     let certificates = Encrypted::of(&certificates, password)?;

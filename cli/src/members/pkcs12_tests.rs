@@ -19,7 +19,7 @@ fn store(password: &Secret) -> (Vec<u8>, KeyPair) {
         name: "reports",
         key: key.serialized_der(),
         certificate: certificate.der(),
-        ca: ca_certificate.der(),
+        authorities: std::slice::from_ref(ca_certificate.der()),
     };
     (encode(&entry, password).unwrap(), key)
 }

@@ -11,7 +11,7 @@ pub fn is_allowed(api: ApiKey, role: Role) -> bool {
     use ApiKey as A;
     use Role as R;
     match api {
-        A::ApiVersions | A::RenewCertificate => true,
+        A::ApiVersions | A::RenewCertificate | A::DescribeTrust => true,
         A::BrokerRegistration | A::BrokerHeartbeat | A::AllocateProducerIds => role == R::Broker,
         A::FollowMetadata => matches!(role, R::Broker | R::Coordinator),
         // Brokers pass on what they have allowed their own clients.
@@ -20,7 +20,8 @@ pub fn is_allowed(api: ApiKey, role: Role) -> bool {
         | A::RevokeToken
         | A::DescribeMembership
         | A::IssueCertificate
-        | A::RevokeCertificates => role == R::Admin,
+        | A::RevokeCertificates
+        | A::AlterAuthorities => role == R::Admin,
         A::Produce
         | A::Fetch
         | A::ListOffsets
@@ -68,11 +69,18 @@ mod tests {
         let allowed = |role: Role| -> Vec<&str> {
             ApiKey::all().filter(|api| is_allowed(*api, role)).map(ApiKey::name).collect()
         };
-        assert_eq!(allowed(Role::Agent), ["ApiVersions", "RenewCertificate"]);
-        assert_eq!(allowed(Role::Client), ["ApiVersions", "RenewCertificate"]);
+        assert_eq!(allowed(Role::Agent), ["ApiVersions", "RenewCertificate", "DescribeTrust"]);
+        assert_eq!(allowed(Role::Client), ["ApiVersions", "RenewCertificate", "DescribeTrust"]);
         assert_eq!(
             allowed(Role::Coordinator),
-            ["ApiVersions", "CreateTopics", "DeleteTopics", "FollowMetadata", "RenewCertificate"]
+            [
+                "ApiVersions",
+                "CreateTopics",
+                "DeleteTopics",
+                "FollowMetadata",
+                "RenewCertificate",
+                "DescribeTrust",
+            ]
         );
         assert_eq!(
             allowed(Role::Broker),
@@ -85,6 +93,7 @@ mod tests {
                 "AllocateProducerIds",
                 "FollowMetadata",
                 "RenewCertificate",
+                "DescribeTrust",
             ]
         );
         assert_eq!(
@@ -99,6 +108,8 @@ mod tests {
                 "IssueCertificate",
                 "RevokeCertificates",
                 "RenewCertificate",
+                "DescribeTrust",
+                "AlterAuthorities",
             ]
         );
     }

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use rcgen::CertificateSigningRequestParams;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tailway_metadata::authority::CertificateAuthority;
 use tailway_metadata::enrollment::{
-    Answer, CertificateRef, CreateTokenRequest, Enrolled, IssueCertificateRequest, Membership,
-    RenewCertificateRequest,
+    AlterAuthorities, Answer, CertificateRef, CreateTokenRequest, Enrolled,
+    IssueCertificateRequest, Membership, RenewCertificateRequest, Trust, TrustRequest,
 };
-use tailway_metadata::security::{IssuedCertificate, Serial};
+use tailway_metadata::security::{IssuedCertificate, Serial, Sha256};
 use tailway_wire::{ApiKey, ErrorCode};
 
 use super::service::{CALL_TIMEOUT, Peer, Service};
-use crate::authority::{self, Authority};
+use crate::authorities::Authorities;
+use crate::authority;
 use crate::machine::{Certify, Grant, NewToken, Refusal, Reply, Request};
 
 /// The body of the answer.
@@ -33,6 +35,8 @@ pub(super) async fn answer(
         ApiKey::DescribeMembership => encode(describe(service)),
         ApiKey::IssueCertificate => encode(issue(service, peer, body).await),
         ApiKey::RenewCertificate => encode(renew(service, peer, body).await),
+        ApiKey::DescribeTrust => encode(describe_trust(service, peer, body).await),
+        ApiKey::AlterAuthorities => encode(alter_authorities(service, peer, body).await),
         _ => encode(revoke(service, body).await),
     }
 }
@@ -60,7 +64,7 @@ async fn create_token(
     body: &[u8],
 ) -> Result<impl Serialize, Refusal> {
     let request: CreateTokenRequest = read(body)?;
-    let authority = authority_of(service)?;
+    let authorities = authorities_of(service)?;
     let new = NewToken {
         id: request.id,
         role: request.role,
@@ -73,13 +77,16 @@ async fn create_token(
     match service.call(Request::CreateToken(new), CALL_TIMEOUT).await {
         Reply::TokenCreated(token) => {
             let now = service.clock.wall();
+            let security = Arc::clone(&service.feed.image().security);
+            let pinned = authorities.find(&security, token.pins).map_err(unusable)?;
             Ok(Membership {
                 now,
-                ca_sha256: authority.sha256(),
+                ca_sha256: pinned.sha256(),
                 enrollment_port: service.enrollment_port,
                 tokens: vec![token],
                 certificates: Vec::new(),
                 brokers: Vec::new(),
+                authorities: Vec::new(),
             })
         }
         other => Err(refusal_of(other)),
@@ -101,13 +108,15 @@ fn describe(service: &Service) -> Result<Membership, Refusal> {
     }
     let image = service.feed.image();
     let security = Arc::clone(&image.security);
+    let authorities = authorities_of(service)?;
     Ok(Membership {
         now: service.clock.wall(),
-        ca_sha256: authority_of(service)?.sha256(),
+        ca_sha256: authorities.active(&security).map_err(unusable)?.sha256(),
         enrollment_port: service.enrollment_port,
         tokens: security.tokens.values().cloned().collect(),
         certificates: security.certificates.values().cloned().collect(),
         brokers: image.brokers.values().cloned().collect(),
+        authorities: authorities.described(&security),
     })
 }
 
@@ -132,6 +141,98 @@ async fn revoke(service: &Service, body: &[u8]) -> Result<Vec<IssuedCertificate>
     }
 }
 
+async fn describe_trust(service: &Service, peer: &Peer, body: &[u8]) -> Result<Trust, Refusal> {
+    let request: TrustRequest = read(body)?;
+    trust(service, &peer.serial, &request.trusts).await
+}
+
+/// Whom the holder of that certificate is to trust; notes that it knows the newest CA, if it does.
+pub(crate) async fn trust(
+    service: &Service,
+    serial: &Serial,
+    trusts: &[Sha256],
+) -> Result<Trust, Refusal> {
+    let security = Arc::clone(&service.feed.image().security);
+    let ca_pem = authorities_of(service)?.trusted_pem(&security);
+    let issued = security.certificates.get(serial);
+    let newest = security.newest_authority();
+    let knows = security.authorities.get(&newest).is_some_and(|ca| trusts.contains(&ca.sha256));
+    if knows && issued.is_some_and(|issued| issued.knows < newest) {
+        let noted = Request::NoteTrust { serial: serial.clone(), knows: newest };
+        if let Reply::Refused(refusal) = service.call(noted, CALL_TIMEOUT).await {
+            return Err(refusal);
+        }
+    }
+    let active = security.active_authority();
+    Ok(Trust { ca_pem, renew: issued.is_some_and(|issued| issued.signed_by != active) })
+}
+
+async fn alter_authorities(
+    service: &Service,
+    peer: &Peer,
+    body: &[u8],
+) -> Result<CertificateAuthority, Refusal> {
+    let request: AlterAuthorities = read(body)?;
+    let now = service.clock.wall();
+    let reply = match request {
+        AlterAuthorities::Add => return add_authority(service, peer).await,
+        AlterAuthorities::Activate { authority, force } => {
+            let request = Request::ActivateAuthority { authority, force, now };
+            service.call(request, CALL_TIMEOUT).await
+        }
+        AlterAuthorities::Retire { authority, force } => {
+            let request = Request::RetireAuthority { authority, force, now };
+            service.call(request, CALL_TIMEOUT).await
+        }
+    };
+    let changed = authority_in(reply)?;
+    let state = changed.state.name();
+    tracing::info!(ca = changed.id.0, sha256 = %changed.sha256, by = %peer.id, "the CA is {state} now");
+    Ok(changed)
+}
+
+/// Its key is on the disk before it is recorded, so that none is trusted that cannot sign.
+async fn add_authority(service: &Service, peer: &Peer) -> Result<CertificateAuthority, Refusal> {
+    let authorities = Arc::clone(authorities_of(service)?);
+    if !service.keeps_own {
+        return Err(Refusal::new(
+            ErrorCode::POLICY_VIOLATION,
+            "this coordinator does not keep its own certificate (coordinator.tls.cert and coordinator.tls.key are not one file, as `tailway coordinator init` makes it), so it could not follow another CA",
+        ));
+    }
+    let (making, cluster, now) =
+        (Arc::clone(&authorities), service.cluster_id.clone(), service.clock.wall());
+    let made = tailway_runtime::spawn_blocking(move || making.create(&cluster, now)).await;
+    let (first, new) = made
+        .map_err(|error| error.to_string())
+        .and_then(|made| made.map_err(|error| error.to_string()))
+        .map_err(unusable)?;
+    let sha256 = new.sha256;
+    match authority_in(service.call(Request::AddAuthority { first, new }, CALL_TIMEOUT).await) {
+        Ok(added) => {
+            tracing::info!(ca = added.id.0, %sha256, by = %peer.id, "a CA was added, to be trusted");
+            Ok(added)
+        }
+        // Not if the outcome is not known: it may be recorded.
+        Err(refusal) if refusal.code == ErrorCode::POLICY_VIOLATION => {
+            let forgotten =
+                tailway_runtime::spawn_blocking(move || authorities.forget(&sha256)).await;
+            if let Ok(Err(error)) = forgotten {
+                tracing::warn!(%error, "the key of a CA that was refused is still there");
+            }
+            Err(refusal)
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+fn authority_in(reply: Reply) -> Result<CertificateAuthority, Refusal> {
+    match reply {
+        Reply::Authority(changed) => Ok(changed),
+        other => Err(refusal_of(other)),
+    }
+}
+
 /// Has a certificate decided on and recorded, and then signs it.
 pub(crate) async fn certify(
     service: &Service,
@@ -140,7 +241,7 @@ pub(crate) async fn certify(
     names: Vec<String>,
     csr: &str,
 ) -> Result<Enrolled, Refusal> {
-    let authority = authority_of(service)?;
+    let authorities = authorities_of(service)?;
     let invalid = |text: String| Refusal::new(ErrorCode::INVALID_REQUEST, text);
     let csr = CertificateSigningRequestParams::from_pem(csr)
         .map_err(|error| invalid(format!("the certificate request cannot be read: {error}")))?;
@@ -155,18 +256,19 @@ pub(crate) async fn certify(
         Reply::Certified(issued) => issued,
         other => return Err(refusal_of(other)),
     };
+    let image = service.feed.image();
+    let authority = authorities.find(&image.security, issued.signed_by).map_err(unusable)?;
     let certificate_pem =
         authority.sign(&service.cluster_id, &issued, &csr.public_key).map_err(|error| {
             Refusal::new(ErrorCode::UNKNOWN_SERVER_ERROR, format!("the CA cannot sign: {error}"))
         })?;
-    let image = service.feed.image();
     let endpoints = image.brokers.values().flat_map(|broker| &broker.endpoints);
     let tls = endpoints.filter(|e| e.protocol == tailway_metadata::broker::SecurityProtocol::Tls);
     Ok(Enrolled {
         cluster_id: service.cluster_id.clone(),
         certificate: issued,
         certificate_pem,
-        ca_pem: authority.pem().to_owned(),
+        ca_pem: authorities.trusted_pem(&image.security),
         coordinator_port: service.port,
         brokers: tls
             .map(|e| tailway_net::HostPort::new(e.host.clone(), e.port).to_string())
@@ -174,8 +276,12 @@ pub(crate) async fn certify(
     })
 }
 
-fn authority_of(service: &Service) -> Result<&Authority, Refusal> {
-    service.authority.as_deref().ok_or_else(|| {
+fn unusable(why: String) -> Refusal {
+    Refusal::new(ErrorCode::UNKNOWN_SERVER_ERROR, why)
+}
+
+fn authorities_of(service: &Service) -> Result<&Arc<Authorities>, Refusal> {
+    service.authorities.as_ref().ok_or_else(|| {
         Refusal::new(
             ErrorCode::INVALID_REQUEST,
             "this coordinator has no CA of its own: `tailway coordinator init` makes one",

@@ -29,8 +29,9 @@
 //! | DeleteTopics (20) | 1-6 | by name, or by id from version 6 |
 //! | AllocateProducerIds (67) | 0 | a registered broker gets a block of 1,000 ids |
 //! | FollowMetadata (private) | 0 | [`tailway_metadata::control`]: JSON body after the request header |
-//! | CreateToken, RevokeToken, DescribeMembership, IssueCertificate, RevokeCertificates (private) | 0 | [`tailway_metadata::enrollment`]: JSON bodies, of admins only |
+//! | CreateToken, RevokeToken, DescribeMembership, IssueCertificate, RevokeCertificates, AlterAuthorities (private) | 0 | [`tailway_metadata::enrollment`]: JSON bodies, of admins only |
 //! | RenewCertificate (private) | 0 | the same; of every member for itself, under the names it has |
+//! | DescribeTrust (private) | 0 | the same; tells every member which CAs to trust |
 //!
 //! **BrokerRegistration.** `cluster_id` must be ours (INCONSISTENT_CLUSTER_ID). `log_dirs` is exactly one id: the data
 //! directory's, written into it once. `incarnation_id` is new at each process start. `previous_broker_epoch` is the epoch

@@ -24,7 +24,7 @@ use tailway_wire::{ApiKey, ErrorCode, RequestHeader, Server, WireError};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{access, convert, follow, membership};
-use crate::authority::Authority;
+use crate::authorities::Authorities;
 use crate::driver::{Call, Leadership};
 use crate::machine::{Refusal, Reply, Request};
 use crate::metrics::{ApiLabels, CoordinatorMetrics};
@@ -54,8 +54,10 @@ pub struct Service {
     pub leadership: watch::Receiver<Leadership>,
     pub metrics: CoordinatorMetrics,
     pub clock: Clock,
-    /// The cluster's CA, if it is this coordinator's.
-    pub authority: Option<Arc<Authority>>,
+    /// The cluster's CAs, if they are this coordinator's.
+    pub authorities: Option<Arc<Authorities>>,
+    /// Whether this coordinator renews its own certificate and keeps its own file of CAs.
+    pub keeps_own: bool,
     /// Life of the certificates that it signs.
     pub certificate_lifetime: Duration,
 }
@@ -97,7 +99,9 @@ impl Service {
             | ApiKey::DescribeMembership
             | ApiKey::IssueCertificate
             | ApiKey::RevokeCertificates
-            | ApiKey::RenewCertificate => {
+            | ApiKey::RenewCertificate
+            | ApiKey::DescribeTrust
+            | ApiKey::AlterAuthorities => {
                 let answer = membership::answer(self, api, peer, allowed, &body).await;
                 encode_response_raw(&header, &answer)
             }

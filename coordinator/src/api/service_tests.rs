@@ -28,7 +28,8 @@ fn service() -> (Service, mpsc::Receiver<Call>) {
         leadership: leads,
         metrics: CoordinatorMetrics::new(&context.metrics),
         clock: context.clock,
-        authority: None,
+        authorities: None,
+        keeps_own: false,
         certificate_lifetime: Duration::from_mins(1),
     };
     (service, asked)
@@ -142,7 +143,7 @@ async fn every_api_that_is_not_a_roles_own_is_denied_and_changes_nothing() {
             assert!(asked.try_recv().is_err(), "{api} of {role} reached the controller");
         }
     }
-    assert_eq!(denied, 39, "roles without a grant, over what the coordinator serves");
+    assert_eq!(denied, 43, "roles without a grant, over what the coordinator serves");
 }
 
 #[tokio::test]

@@ -18,7 +18,8 @@ use tailway_wire::ErrorCode;
 
 use super::draft::Draft;
 use super::{
-    Action, Event, Refusal, Reply, Request, RequestId, Settings, brokers, membership, topics,
+    Action, Event, Refusal, Reply, Request, RequestId, Settings, authorities, brokers, membership,
+    topics,
 };
 
 /// Requests that may wait for the proposal under way.
@@ -239,6 +240,14 @@ impl Controller {
             Request::RevokeCertificates { which, now } => {
                 membership::revoke_certificates(draft, which, *now)
             }
+            Request::AddAuthority { first, new } => authorities::add(draft, first, new),
+            Request::ActivateAuthority { authority, force, now } => {
+                authorities::activate(draft, *authority, *force, *now)
+            }
+            Request::RetireAuthority { authority, force, now } => {
+                authorities::retire(draft, *authority, *force, *now)
+            }
+            Request::NoteTrust { serial, knows } => authorities::note_trust(draft, serial, *knows),
         }
     }
 }

@@ -103,6 +103,7 @@ pub fn create_token(draft: &mut Draft<'_>, new: &NewToken) -> Result<Reply, Refu
         uses: new.uses,
         used: 0,
         created_by: new.created_by.clone(),
+        pins: draft.image().security.active_authority(),
     };
     draft.push(MetadataRecord::Token(token.clone()));
     Ok(Reply::TokenCreated(token))
@@ -156,6 +157,9 @@ pub fn certify(draft: &mut Draft<'_>, request: &Certify) -> Result<Reply, Refusa
         not_after: request.not_after,
         issued_by,
         revoked: None,
+        signed_by: draft.image().security.active_authority(),
+        // It comes with the certificates of all CAs to trust.
+        knows: draft.image().security.newest_authority(),
     };
     draft.push(MetadataRecord::Certificate(issued.clone()));
     Ok(Reply::Certified(issued))
@@ -272,7 +276,10 @@ fn renewed(
 
 /// That no other certificate in force is this member's or names one of its hosts.
 fn check_unheld(image: &ClusterImage, role: Role, request: &Certify) -> Result<(), Refusal> {
-    let in_force = |issued: &&IssuedCertificate| issued.is_good(request.now);
+    let security = &image.security;
+    let in_force = |issued: &&IssuedCertificate| {
+        issued.is_good(request.now) && !security.is_revoked(&issued.serial)
+    };
     for issued in image.security.certificates.values().filter(in_force) {
         let shared = request
             .names

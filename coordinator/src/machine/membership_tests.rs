@@ -1,5 +1,6 @@
 //! Tokens, enrolments and revocations, as replies and as what they leave in the image.
 
+use tailway_metadata::authority::AuthorityId;
 use tailway_metadata::enrollment::CertificateRef;
 use tailway_metadata::security::{IssuedCertificate, Role, Serial, Sha256};
 use tailway_metadata::time::WallMs;
@@ -228,6 +229,8 @@ fn certificates_of_before_the_first_start_are_adopted_once() {
         not_after: at(HOUR),
         issued_by: "init".into(),
         revoked: None,
+        signed_by: AuthorityId::FIRST,
+        knows: AuthorityId::FIRST,
     };
     let settings = Settings { first_certificates: vec![issued.clone()], ..bench::settings() };
     let mut bench = Bench::new();

@@ -3,6 +3,7 @@
 //! [`controller`] is the machine, the other files are what it decides by. See [`controller::Controller`] for the order of
 //! things and the invariants.
 
+pub mod authorities;
 pub mod brokers;
 pub mod controller;
 pub mod draft;
@@ -11,6 +12,8 @@ pub mod guesses;
 pub mod membership;
 pub mod topics;
 
+#[cfg(test)]
+mod authorities_tests;
 #[cfg(test)]
 mod bench;
 #[cfg(test)]
@@ -26,9 +29,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tailway_metadata::authority::{AuthorityId, CertificateAuthority};
 use tailway_metadata::broker::Endpoint;
 use tailway_metadata::enrollment::CertificateRef;
-use tailway_metadata::security::{IssuedCertificate, JoinToken};
+use tailway_metadata::security::{IssuedCertificate, JoinToken, Serial};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{
     BrokerEpoch, BrokerId, ClusterId, ClusterImage, DirectoryId, IncarnationId, MetadataLogId,
@@ -36,6 +40,7 @@ use tailway_metadata::{
 };
 use tailway_wire::ErrorCode;
 
+pub use authorities::NewAuthority;
 pub use membership::{Certify, Grant, NewToken};
 
 /// What the decisions depend on besides the image.
@@ -97,11 +102,36 @@ pub enum Request {
     Heartbeat(Heartbeat),
     CreateTopics(CreateTopics),
     DeleteTopics(Vec<TopicRef>),
-    AllocateProducerIds { broker_id: BrokerId, broker_epoch: BrokerEpoch },
+    AllocateProducerIds {
+        broker_id: BrokerId,
+        broker_epoch: BrokerEpoch,
+    },
     CreateToken(NewToken),
     RevokeToken(String),
     Certify(Certify),
-    RevokeCertificates { which: CertificateRef, now: WallMs },
+    RevokeCertificates {
+        which: CertificateRef,
+        now: WallMs,
+    },
+    /// `first` is the one that there is while none is recorded.
+    AddAuthority {
+        first: NewAuthority,
+        new: NewAuthority,
+    },
+    ActivateAuthority {
+        authority: AuthorityId,
+        force: bool,
+        now: WallMs,
+    },
+    RetireAuthority {
+        authority: AuthorityId,
+        force: bool,
+        now: WallMs,
+    },
+    NoteTrust {
+        serial: Serial,
+        knows: AuthorityId,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -172,6 +202,9 @@ pub enum Reply {
     Certified(IssuedCertificate),
     /// These are revoked, some of them maybe before.
     CertificatesRevoked(Vec<IssuedCertificate>),
+    /// As it is now.
+    Authority(CertificateAuthority),
+    TrustNoted,
     Refused(Refusal),
 }
 

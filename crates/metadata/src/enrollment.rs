@@ -8,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::authority::{AuthorityId, CertificateAuthority};
 use crate::broker::Broker;
 use crate::ids::ClusterId;
 use crate::secret::Secret;
@@ -208,6 +209,38 @@ pub struct Membership {
     /// Those that have registered, fenced ones included.
     #[serde(default)]
     pub brokers: Vec<Broker>,
+    /// Every CA that there was, by its number.
+    #[serde(default)]
+    pub authorities: Vec<CertificateAuthority>,
+}
+
+/// An admin changes which CAs there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum AlterAuthorities {
+    /// Makes one more, to be trusted.
+    Add,
+    /// Has this one sign from now on. `force`: also while members do not trust it yet, who are then cut off.
+    Activate { authority: AuthorityId, force: bool },
+    /// Has nobody trust this one any more. `force`: also while certificates or tokens rest on it, which are then worthless.
+    Retire { authority: AuthorityId, force: bool },
+}
+
+/// A member asks whom to trust.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustRequest {
+    /// The CAs that it trusts now, by the hash of their certificates.
+    pub trusts: Vec<Sha256>,
+}
+
+/// Whom a member is to trust.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trust {
+    /// The certificates of the CAs.
+    pub ca_pem: String,
+    /// Whether its certificate is to be renewed soon, whatever its age: a CA signed it that signs no more.
+    pub renew: bool,
 }
 
 /// The answer to any of these: a result, or a Kafka error code and why.

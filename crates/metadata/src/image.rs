@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::authority::CertificateAuthority;
 use crate::broker::Broker;
 use crate::ids::{
     BrokerId, ClusterId, LeaderEpoch, MetadataLogId, Offset, PartitionIndex, ProducerId, TopicId,
@@ -20,7 +21,9 @@ use crate::record::{
 use crate::security::{IssuedCertificate, JoinToken, Security};
 
 /// Version of the snapshot encoding.
-const SNAPSHOT_VERSION: u32 = 1;
+const SNAPSHOT_VERSION: u32 = 2;
+/// The version before there could be a second CA: still written while there is none.
+const SNAPSHOT_VERSION_WITH_ONE_CA: u32 = 1;
 /// The version before tokens and certificates were in it: still written while there are none, so that an older Tailway
 /// starts on it.
 const SNAPSHOT_VERSION_WITHOUT_SECURITY: u32 = 0;
@@ -116,6 +119,8 @@ struct Snapshot {
     tokens: Vec<JoinToken>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     certificates: Vec<IssuedCertificate>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    authorities: Vec<CertificateAuthority>,
 }
 
 impl ClusterImage {
@@ -205,6 +210,16 @@ impl ClusterImage {
                 let certificates = &mut Arc::make_mut(&mut self.security).certificates;
                 let removed = certificates.remove(&record.serial);
                 removed.ok_or_else(|| format!("certificate {} is not known", record.serial))?;
+            }
+            MetadataRecord::Authority(ca) => {
+                Arc::make_mut(&mut self.security).put_authority(ca)?;
+            }
+            MetadataRecord::Trust(record) => {
+                let certificates = &mut Arc::make_mut(&mut self.security).certificates;
+                let issued = certificates.get_mut(&record.serial);
+                let issued =
+                    issued.ok_or_else(|| format!("certificate {} is not known", record.serial))?;
+                issued.knows = issued.knows.max(record.knows);
             }
         }
         Ok(())
@@ -307,6 +322,8 @@ impl ClusterImage {
         let snapshot = Snapshot {
             version: if self.security.is_empty() {
                 SNAPSHOT_VERSION_WITHOUT_SECURITY
+            } else if self.security.authorities.is_empty() {
+                SNAPSHOT_VERSION_WITH_ONE_CA
             } else {
                 SNAPSHOT_VERSION
             },
@@ -318,6 +335,7 @@ impl ClusterImage {
             topics: self.topics.values().cloned().collect(),
             tokens: self.security.tokens.values().cloned().collect(),
             certificates: self.security.certificates.values().cloned().collect(),
+            authorities: self.security.authorities.values().cloned().collect(),
         };
         serde_json::to_vec(&snapshot)
             .unwrap_or_else(|error| panic!("an image is always JSON: {error}"))
@@ -336,7 +354,11 @@ impl ClusterImage {
             offset: snapshot.offset,
             next_producer_id: snapshot.next_producer_id,
             brokers: BTreeMap::new(),
-            security: Arc::new(security_of(snapshot.tokens, snapshot.certificates)?),
+            security: Arc::new(security_of(
+                snapshot.tokens,
+                snapshot.certificates,
+                &snapshot.authorities,
+            )?),
             topics: BTreeMap::new(),
             topic_names: BTreeMap::new(),
         };
@@ -371,6 +393,7 @@ impl ClusterImage {
         }
         (self.topics.len() != self.topic_names.len())
             .then(|| "topic ids and topic names are not one to one".to_owned())
+            .or_else(|| self.security.inconsistency())
     }
 
     fn partition_inconsistency(&self, position: usize, partition: &Partition) -> Option<String> {
@@ -398,6 +421,7 @@ impl ClusterImage {
 fn security_of(
     tokens: Vec<JoinToken>,
     certificates: Vec<IssuedCertificate>,
+    authorities: &[CertificateAuthority],
 ) -> Result<Security, SnapshotError> {
     let mut security = Security::default();
     for token in tokens {
@@ -405,6 +429,9 @@ fn security_of(
     }
     for certificate in certificates {
         security.put_certificate(&certificate).map_err(SnapshotError::Inconsistent)?;
+    }
+    for ca in authorities {
+        security.put_authority(ca).map_err(SnapshotError::Inconsistent)?;
     }
     Ok(security)
 }

@@ -250,3 +250,50 @@ fn a_follower_applies_answers_or_says_why_not() {
     let refused = FollowMetadataResponse::error(41, "not leading").apply_to(&base).unwrap_err();
     assert_eq!(refused.to_string(), "the coordinator answered error 41: not leading");
 }
+
+#[test]
+fn a_second_ca_is_in_the_snapshot_and_makes_it_one_that_older_versions_refuse() {
+    use crate::authority::{AuthorityId, AuthorityState, CertificateAuthority};
+    use crate::record::TrustRecord;
+    use crate::security::{Role, Serial, Sha256};
+    use crate::time::WallMs;
+    let issued = IssuedCertificate {
+        serial: Serial("07".into()),
+        role: Role::Agent,
+        id: "a".into(),
+        names: Vec::new(),
+        not_before: WallMs(0),
+        not_after: WallMs(9),
+        issued_by: "init".into(),
+        revoked: None,
+        signed_by: AuthorityId::FIRST,
+        knows: AuthorityId::FIRST,
+    };
+    let ca = |id, state| CertificateAuthority {
+        id: AuthorityId(id),
+        sha256: Sha256([3; 32]),
+        pem: "x".into(),
+        not_after: WallMs(9),
+        state,
+    };
+    let mut image = ClusterImage::default();
+    image.apply(&MetadataRecord::Certificate(issued.clone())).unwrap();
+    let version = |image: &ClusterImage| {
+        let bytes = image.encode_snapshot();
+        assert_eq!(ClusterImage::decode_snapshot(&bytes).unwrap(), *image);
+        serde_json::from_slice::<serde_json::Value>(&bytes).unwrap()["version"].clone()
+    };
+    assert_eq!(version(&image), 1);
+    let knows = AuthorityId(2);
+    for record in [
+        MetadataRecord::Authority(ca(1, AuthorityState::Active)),
+        MetadataRecord::Authority(ca(2, AuthorityState::Trusted)),
+        MetadataRecord::Trust(TrustRecord { serial: issued.serial.clone(), knows }),
+    ] {
+        image.apply(&record).unwrap();
+    }
+    assert_eq!(version(&image), 2);
+    assert_eq!(image.security.certificates[&issued.serial].knows, knows);
+    let unknown = TrustRecord { serial: Serial("08".into()), knows };
+    assert!(image.apply(&MetadataRecord::Trust(unknown)).is_err());
+}

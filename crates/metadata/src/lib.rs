@@ -5,6 +5,7 @@
 //! [`image::ClusterImage`]. Two images that applied the same records are equal, byte for byte in their snapshot.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+pub mod authority;
 pub mod broker;
 pub mod control;
 pub mod enrollment;

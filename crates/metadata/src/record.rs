@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::authority::{AuthorityId, CertificateAuthority};
 use crate::broker::Broker;
 use crate::ids::{
     BrokerEpoch, BrokerId, ClusterId, LeaderEpoch, MetadataLogId, PartitionIndex, ProducerId,
@@ -32,6 +33,8 @@ pub enum MetadataRecord {
     RemoveToken(RemoveTokenRecord),
     Certificate(IssuedCertificate),
     RemoveCertificate(RemoveCertificateRecord),
+    Authority(CertificateAuthority),
+    Trust(TrustRecord),
 }
 
 /// The first record of a stream: whose it is.
@@ -211,6 +214,16 @@ record_table! {
     RemoveToken, "RemoveTokenRecord", 0;
     Certificate, "CertificateRecord", 0;
     RemoveCertificate, "RemoveCertificateRecord", 0;
+    Authority, "AuthorityRecord", 0;
+    Trust, "TrustRecord", 0;
+}
+
+/// The holder of a certificate trusts the CAs up to this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrustRecord {
+    pub serial: Serial,
+    pub knows: AuthorityId,
 }
 
 fn check_version(envelope: &EnvelopeIn<'_>, known: u32) -> Result<(), RecordError> {
@@ -250,6 +263,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::authority::AuthorityState;
     use crate::broker::{Endpoint, SecurityProtocol};
     use crate::ids::{DirectoryId, IncarnationId};
     use crate::security::{Role, Sha256};
@@ -347,6 +361,7 @@ mod tests {
                     uses: 2,
                     used: 1,
                     created_by: "admin root".into(),
+                    pins: AuthorityId::FIRST,
                 }),
                 r#"{"type":"TokenRecord","version":0,"data":{"id":"1a","role":"agent","secret_sha256":"abababababababababababababababababababababababababababababababab","expires":5,"uses":2,"used":1,"created_by":"admin root"}}"#,
             ),
@@ -364,14 +379,33 @@ mod tests {
                     not_after: WallMs(6),
                     issued_by: "token 1a".into(),
                     revoked: Some(WallMs(6)),
+                    signed_by: AuthorityId::FIRST,
+                    knows: AuthorityId(2),
                 }),
-                r#"{"type":"CertificateRecord","version":0,"data":{"serial":"01ab","role":"broker","id":"3","names":["b3.example"],"not_before":5,"not_after":6,"issued_by":"token 1a","revoked":6}}"#,
+                r#"{"type":"CertificateRecord","version":0,"data":{"serial":"01ab","role":"broker","id":"3","names":["b3.example"],"not_before":5,"not_after":6,"issued_by":"token 1a","revoked":6,"knows":2}}"#,
             ),
             (
                 MetadataRecord::RemoveCertificate(RemoveCertificateRecord {
                     serial: Serial("01ab".into()),
                 }),
                 r#"{"type":"RemoveCertificateRecord","version":0,"data":{"serial":"01ab"}}"#,
+            ),
+            (
+                MetadataRecord::Authority(CertificateAuthority {
+                    id: AuthorityId(2),
+                    sha256: Sha256([0xAB; 32]),
+                    pem: "x".into(),
+                    not_after: WallMs(6),
+                    state: AuthorityState::Trusted,
+                }),
+                r#"{"type":"AuthorityRecord","version":0,"data":{"id":2,"sha256":"abababababababababababababababababababababababababababababababab","pem":"x","not_after":6,"state":"trusted"}}"#,
+            ),
+            (
+                MetadataRecord::Trust(TrustRecord {
+                    serial: Serial("01ab".into()),
+                    knows: AuthorityId(2),
+                }),
+                r#"{"type":"TrustRecord","version":0,"data":{"serial":"01ab","knows":2}}"#,
             ),
         ]
     }

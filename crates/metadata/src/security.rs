@@ -11,6 +11,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::authority::{AuthorityId, AuthorityState, CertificateAuthority};
 use crate::time::WallMs;
 
 /// What a member is. The second part of its identity `spiffe://<cluster>/<role>/<id>`, and what its calls are allowed by.
@@ -162,6 +163,9 @@ pub struct JoinToken {
     pub used: u32,
     /// Who made it.
     pub created_by: String,
+    /// The CA whose hash stands in its text.
+    #[serde(default, skip_serializing_if = "AuthorityId::is_first")]
+    pub pins: AuthorityId,
 }
 
 impl JoinToken {
@@ -185,6 +189,12 @@ pub struct IssuedCertificate {
     pub issued_by: String,
     /// Since when nobody accepts it any more.
     pub revoked: Option<WallMs>,
+    /// The CA that signed it.
+    #[serde(default, skip_serializing_if = "AuthorityId::is_first")]
+    pub signed_by: AuthorityId,
+    /// The newest CA that its holder is known to trust.
+    #[serde(default, skip_serializing_if = "AuthorityId::is_first")]
+    pub knows: AuthorityId,
 }
 
 impl IssuedCertificate {
@@ -204,16 +214,60 @@ impl IssuedCertificate {
 pub struct Security {
     pub tokens: BTreeMap<String, JoinToken>,
     pub certificates: BTreeMap<Serial, IssuedCertificate>,
+    /// Empty until a second CA is added.
+    pub authorities: BTreeMap<AuthorityId, CertificateAuthority>,
 }
 
 impl Security {
     pub fn is_empty(&self) -> bool {
-        self.tokens.is_empty() && self.certificates.is_empty()
+        self.tokens.is_empty() && self.certificates.is_empty() && self.authorities.is_empty()
     }
 
-    /// Whether the certificate with this serial number was revoked.
+    /// Whether the certificate with this serial number was revoked, by itself or with the CA that signed it.
     pub fn is_revoked(&self, serial: &Serial) -> bool {
-        self.certificates.get(serial).is_some_and(|issued| issued.revoked.is_some())
+        let revoked = |issued: &IssuedCertificate| {
+            let by = self.authorities.get(&issued.signed_by);
+            issued.revoked.is_some() || by.is_some_and(|ca| ca.state == AuthorityState::Retired)
+        };
+        self.certificates.get(serial).is_some_and(revoked)
+    }
+
+    /// The number of the CA that signs.
+    pub fn active_authority(&self) -> AuthorityId {
+        let mut known = self.authorities.values();
+        known.find(|ca| ca.state == AuthorityState::Active).map_or(AuthorityId::FIRST, |ca| ca.id)
+    }
+
+    /// The newest CA that is to be trusted.
+    pub fn newest_authority(&self) -> AuthorityId {
+        self.trusted_authorities().map(|ca| ca.id).max().unwrap_or_default()
+    }
+
+    /// The CAs to trust, the one that signs first. None before the second was added.
+    pub fn trusted_authorities(&self) -> impl Iterator<Item = &CertificateAuthority> {
+        let of = |state| self.authorities.values().filter(move |ca| ca.state == state);
+        of(AuthorityState::Active).chain(of(AuthorityState::Trusted))
+    }
+
+    /// The first broken invariant, in words; only the end of a batch counts.
+    pub(crate) fn inconsistency(&self) -> Option<String> {
+        let active = self.authorities.values().filter(|ca| ca.state == AuthorityState::Active);
+        let active = active.count();
+        let good = active == 1 || self.authorities.is_empty();
+        (!good).then(|| format!("{active} CAs sign, not one"))
+    }
+
+    pub(crate) fn put_authority(&mut self, ca: &CertificateAuthority) -> Result<(), String> {
+        if let Some(known) = self.authorities.get(&ca.id) {
+            let again = known.state == AuthorityState::Retired && ca.state != known.state;
+            if known.sha256 != ca.sha256 || again {
+                return Err(format!("CA {} cannot become another or good again", ca.id));
+            }
+        } else if self.authorities.last_key_value().is_some_and(|(last, _)| ca.id <= *last) {
+            return Err(format!("CA {} is older than those that are known", ca.id));
+        }
+        self.authorities.insert(ca.id, ca.clone());
+        Ok(())
     }
 
     pub(crate) fn put_token(&mut self, token: &JoinToken) -> Result<(), String> {
@@ -289,6 +343,7 @@ mod tests {
             uses: 2,
             used,
             created_by: "admin a".into(),
+            pins: AuthorityId::FIRST,
         };
         security.put_token(&token(1, 1)).unwrap();
         for wrong in [token(0, 1), token(1, 2), token(3, 1)] {
@@ -304,6 +359,8 @@ mod tests {
             not_after: WallMs(10),
             issued_by: "token t".into(),
             revoked: revoked.map(WallMs),
+            signed_by: AuthorityId::FIRST,
+            knows: AuthorityId::FIRST,
         };
         security.put_certificate(&certificate("a", None)).unwrap();
         assert!(!security.is_revoked(&Serial("01".into())));
@@ -312,5 +369,55 @@ mod tests {
         for wrong in [certificate("a", None), certificate("b", Some(5))] {
             assert!(security.put_certificate(&wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_retired_ca_stays_so_and_takes_its_certificates_with_it() {
+        use AuthorityState::{Active, Retired, Trusted};
+        let ca = |id, state| CertificateAuthority {
+            id: AuthorityId(id),
+            sha256: Sha256([u8::try_from(id).unwrap(); 32]),
+            pem: format!("ca {id}"),
+            not_after: WallMs(10),
+            state,
+        };
+        let mut security = Security::default();
+        assert_eq!(security.active_authority(), AuthorityId::FIRST);
+        let issued = IssuedCertificate {
+            serial: Serial("01".into()),
+            role: Role::Agent,
+            id: "a".into(),
+            names: Vec::new(),
+            not_before: WallMs(0),
+            not_after: WallMs(10),
+            issued_by: "token t".into(),
+            revoked: None,
+            signed_by: AuthorityId::FIRST,
+            knows: AuthorityId::FIRST,
+        };
+        security.put_certificate(&issued).unwrap();
+        let trusted = |security: &Security| -> Vec<u32> {
+            security.trusted_authorities().map(|ca| ca.id.0).collect()
+        };
+        for (record, order, active) in [
+            (ca(1, Active), vec![1], 1),
+            (ca(2, Trusted), vec![1, 2], 1),
+            (ca(1, Trusted), vec![1, 2], 1),
+            (ca(2, Active), vec![2, 1], 2),
+        ] {
+            security.put_authority(&record).unwrap();
+            assert_eq!((trusted(&security), security.active_authority().0), (order, active));
+            assert_eq!(security.newest_authority().0, *trusted(&security).iter().max().unwrap());
+            assert!(!security.is_revoked(&issued.serial));
+        }
+        security.put_authority(&ca(1, Retired)).unwrap();
+        assert!(security.is_revoked(&issued.serial));
+        let other = CertificateAuthority { sha256: Sha256([9; 32]), ..ca(2, Active) };
+        for wrong in [ca(1, Trusted), other, ca(0, Trusted)] {
+            assert!(security.put_authority(&wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(security.inconsistency(), None);
+        security.put_authority(&ca(2, Trusted)).unwrap();
+        assert_eq!(security.inconsistency(), Some("0 CAs sign, not one".to_owned()));
     }
 }

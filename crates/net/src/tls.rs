@@ -65,7 +65,7 @@ pub struct ServerTls {
     config: Arc<RwLock<Arc<ServerConfig>>>,
     files: Arc<ServerTlsFiles>,
     /// Shown behind the chain.
-    shown_ca: Option<CertificateDer<'static>>,
+    shown: Arc<RwLock<Vec<CertificateDer<'static>>>>,
     revoked: Revoked,
 }
 
@@ -111,14 +111,14 @@ pub enum TlsError {
 
 impl ServerTls {
     pub fn load(files: &ServerTlsFiles) -> Result<Self, TlsError> {
-        Self::of(files.clone(), None)
+        Self::of(files.clone(), Vec::new())
     }
 
-    /// For an endpoint that asks for no certificate and shows its CA, which the client knows by its hash alone.
-    pub fn showing_ca(
+    /// For an endpoint that asks for no certificate and shows its CAs, one of which the client knows by its hash alone.
+    pub fn showing(
         cert: &Path,
         key: &Path,
-        ca: CertificateDer<'static>,
+        authorities: Vec<CertificateDer<'static>>,
     ) -> Result<Self, TlsError> {
         let files = ServerTlsFiles {
             cert: cert.into(),
@@ -126,17 +126,20 @@ impl ServerTls {
             client_ca: None,
             client_auth: ClientAuth::None,
         };
-        Self::of(files, Some(ca))
+        Self::of(files, authorities)
     }
 
-    fn of(
-        files: ServerTlsFiles,
-        shown_ca: Option<CertificateDer<'static>>,
-    ) -> Result<Self, TlsError> {
+    /// What [`ServerTls::reload`] shows behind the chain from here on.
+    pub fn show(&self, authorities: Vec<CertificateDer<'static>>) {
+        *self.shown.write().unwrap_or_else(PoisonError::into_inner) = authorities;
+    }
+
+    fn of(files: ServerTlsFiles, shown: Vec<CertificateDer<'static>>) -> Result<Self, TlsError> {
         let revoked = Revoked::default();
-        let config = server_config(&files, shown_ca.as_ref(), &revoked)?;
+        let config = server_config(&files, &shown, &revoked)?;
         let config = Arc::new(RwLock::new(Arc::new(config)));
-        Ok(Self { config, files: Arc::new(files), shown_ca, revoked })
+        let shown = Arc::new(RwLock::new(shown));
+        Ok(Self { config, files: Arc::new(files), shown, revoked })
     }
 
     /// From here on clients are refused whose certificate `is_revoked`, in the handshake.
@@ -146,7 +149,8 @@ impl ServerTls {
 
     /// Reads the files again: handshakes from here on use what they hold. On an error all stays as it was. Blocks.
     pub fn reload(&self) -> Result<(), TlsError> {
-        let fresh = Arc::new(server_config(&self.files, self.shown_ca.as_ref(), &self.revoked)?);
+        let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let fresh = Arc::new(server_config(&self.files, &shown, &self.revoked)?);
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
@@ -167,11 +171,11 @@ impl ServerTls {
 
 fn server_config(
     files: &ServerTlsFiles,
-    shown_ca: Option<&CertificateDer<'static>>,
+    shown: &[CertificateDer<'static>],
     revoked: &Revoked,
 ) -> Result<ServerConfig, TlsError> {
     let mut chain = read_certificates("certificate", &files.cert)?;
-    chain.extend(shown_ca.cloned());
+    chain.extend_from_slice(shown);
     let key = read_key(&files.key)?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()

@@ -141,6 +141,9 @@ apis! {
     RevokeCertificates = 20006, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
     /// Of every member, for itself.
     RenewCertificate = 20007, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
+    DescribeTrust = 20008, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
+    /// An operator's: which CAs there are.
+    AlterAuthorities = 20009, 0..=0, accepted from 0, flexible from 0, COORDINATOR;
 }
 
 impl ApiKey {
