@@ -52,6 +52,7 @@ use crate::tail::watch::Watches;
 
 use files::Followed;
 use resolve::Restart;
+use resume::Unsent;
 use scan::Dir;
 use send::Topic;
 
@@ -162,6 +163,8 @@ pub struct Shipper {
     by_generation: BTreeMap<Generation, FileKey>,
     /// Generations that are over while bytes of theirs are still on their way.
     ended: BTreeSet<Generation>,
+    /// Generations with lines of an earlier run that were voided, until a scan has looked for them.
+    unsent: BTreeMap<Generation, Unsent>,
     /// Descriptors of followed files: how many at most, the files that have one in the order of
     /// opening, and those that wait for one.
     open_files_max: usize,
@@ -226,6 +229,7 @@ impl Shipper {
             by_path: BTreeMap::new(),
             by_generation: BTreeMap::new(),
             ended: BTreeSet::new(),
+            unsent: BTreeMap::new(),
             open_files_max: files::open_files_max(source.as_ref()),
             opened: BTreeMap::new(),
             opened_next: 0,

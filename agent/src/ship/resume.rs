@@ -5,15 +5,33 @@
 //! committed. Anew: under an identity that keeps the old requests out, which is in the journal
 //! before the plans are voided.
 
+use std::path::Path;
+use std::sync::Arc;
+
 use tailway_client::ProducerIdentity;
 use tailway_wire::error_code::ErrorCode;
 
 use super::resolve::{Missing, Restart, plan_records};
 use super::{ShipError, Shipper};
+use crate::machine::identity::FileId;
 use crate::machine::ledger::{Fence, Plan, Record, Target};
 use crate::output::inbox::LaneId;
 use crate::output::lane::Sent;
 use crate::output::parcel::{Parcel, split, split_until};
+
+/// Bytes that an earlier process sent, and that are to be read again.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    path: Arc<Path>,
+    id: FileId,
+    rebooted: bool,
+    bytes: u64,
+    /// Full scans since.
+    scans: u32,
+}
+
+/// Full scans that look for a file before the lines that were to be read from it again count as lost.
+const UNSENT_SCANS: u32 = 3;
 
 impl Shipper {
     /// Sends again, as it was, what an earlier process sent; false if it cannot be.
@@ -115,6 +133,9 @@ impl Shipper {
             self.metrics.plans_sent_anew.inc();
             self.metrics.records_resent.inc_by(u64::from(plan_records(&plan)));
             let why = "it is not in the partition".to_owned();
+            if known.is_none() {
+                self.note_unsent(&plan);
+            }
             self.registry.record(Record::Void { plan: plan.number, why })?;
             again.extend(known);
         }
@@ -126,6 +147,55 @@ impl Shipper {
         self.lanes[id].send_again(parcels);
         self.lanes[id].start(fence.map(identity));
         Ok(())
+    }
+
+    /// Lines of an earlier process that are not stored: they are read again, if they are still there.
+    fn note_unsent(&mut self, plan: &Plan) {
+        for range in &plan.ranges {
+            let Some(entry) = self.registry.ledger().files.get(&range.generation) else { continue };
+            let unsent = self.unsent.entry(range.generation).or_insert_with(|| Unsent {
+                path: Arc::clone(&entry.path),
+                id: entry.id,
+                rebooted: entry.rebooted,
+                bytes: 0,
+                scans: 0,
+            });
+            unsent.bytes += range.to.saturating_sub(range.from);
+        }
+    }
+
+    /// After a full scan: are the files still there of which lines were to be read again?
+    pub(super) fn settle_unsent(&mut self) {
+        for (generation, mut unsent) in std::mem::take(&mut self.unsent) {
+            let ledger = self.registry.ledger();
+            unsent.scans += 1;
+            // While names move, a scan may miss a file.
+            let may_come = ledger.files.contains_key(&generation)
+                && !self.by_generation.contains_key(&generation)
+                && unsent.scans < UNSENT_SCANS;
+            if may_come || ledger.plans_with(generation).next().is_some() {
+                self.unsent.insert(generation, unsent);
+                continue;
+            }
+            // What a power cut left of a file is read again as another generation.
+            if self.by_generation.contains_key(&generation) || unsent.rebooted {
+                continue;
+            }
+            let bytes = unsent.bytes;
+            self.metrics.bytes_lost.inc_by(bytes);
+            let key = self.by_id.get(&unsent.id);
+            if let Some(file) = key.and_then(|key| self.files.get_mut(key)) {
+                file.lost += bytes;
+            }
+            tracing::warn!(
+                path = %unsent.path.display(),
+                bytes,
+                cause = "it was truncated, removed or moved out of sight before the broker had stored them",
+                "lines that an earlier run read and could not deliver are lost; keep rotated files for \
+                 longer than the agent or its broker may be away"
+            );
+            self.changed = true;
+        }
     }
 
     /// Parcels to send again. The first is split if it was too large, and so is whatever is as large:

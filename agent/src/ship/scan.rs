@@ -65,6 +65,7 @@ impl Shipper {
             found.listings.extend(again.listings);
         }
         self.reconcile(&found, true)?;
+        self.settle_unsent();
         self.moved.clear();
         self.dirty.append(&mut self.look_again);
         if !self.new_inputs.is_empty() {

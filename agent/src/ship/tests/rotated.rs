@@ -168,6 +168,38 @@ async fn each_kind_of_rotation_is_known_for_what_it_is() {
     }
 }
 
+/// Killed with a batch on its way that is not stored: its lines are sent again from the file, and where
+/// that is truncated or removed meanwhile, they are lost, and that is counted.
+#[tokio::test(start_paused = true)]
+async fn what_was_sent_and_not_stored_is_lost_with_its_file_and_that_is_told() {
+    type Act = fn(&MemoryFiles);
+    let cases: [(&str, Act, u64, u64); 4] = [
+        ("still there", |_| (), 0, 2),
+        ("renamed", |files| rename(files, A, "/logs/a.log.1"), 0, 2),
+        ("truncated", |files| files.truncate(A.as_ref(), 0).unwrap(), 4, 0),
+        ("removed", |files| files.remove(A.as_ref()).unwrap(), 4, 0),
+    ];
+    for (what, act, lost, resent) in cases {
+        let world = World::new();
+        world.append(A, "1\n2\n");
+        drop(world.begun());
+        act(&world.files);
+        let mut shipper = world.shipper(config("logs", "beginning"));
+        shipper.start().unwrap();
+        topic_found(&mut shipper, "logs");
+        began(&mut shipper, 1, vec![None]);
+        age(&mut shipper).await;
+        let metrics = &shipper.metrics;
+        assert_eq!(
+            (metrics.bytes_lost.get(), metrics.records_acked.get()),
+            (lost, resent),
+            "{what}"
+        );
+        let of_file = shipper.files.values().map(|file| file.lost).sum::<u64>();
+        assert_eq!(of_file, if what == "truncated" { lost } else { 0 }, "{what}");
+    }
+}
+
 /// Nothing can be sent for ten minutes, in which a file is rotated each 100 ms, compressed and
 /// removed; then the agent goes on, or is killed and started again. Each line of what is still there,
 /// or was open, is stored once.
