@@ -248,6 +248,30 @@ fn how_much_a_broker_takes_is_found_out_once() {
     assert!(stored >= 20, "{stored} lines a batch, and twice as many fit");
 }
 
+/// Killed with batches on their way that the broker does not take any more: sent again as they were they
+/// are refused, and then their lines are read again and go out in batches that it takes.
+#[test]
+fn what_is_in_doubt_and_too_large_by_now_goes_out_in_smaller_batches() {
+    const LINES: u32 = 20_000;
+    let kafka = Kafka::start();
+    let mut agent = Agent::new(&kafka, "");
+    let mut letters = letters();
+    let lines: Vec<String> = (0..LINES).map(|n| format!("{n} {}", letters(50))).collect();
+    kafka.set_fault(Fault::Deaf);
+    agent.write("a.log", &(lines.join("\n") + "\n"));
+    agent.start();
+    kafka.wait_for_produces(1);
+    agent.kill();
+    kafka.set_fault(Fault::SizeMax(4_096));
+    agent.start();
+    kafka.wait_for_end(i64::from(LINES));
+    agent.stop();
+    assert_eq!(kafka.messages(), lines, "{}", agent.log());
+    let (requests, batches) = kafka.produced();
+    assert!(requests - batches <= 60, "{} of {requests} were refused", requests - batches);
+    assert!(!agent.log().contains("stored twice"), "{}", agent.log());
+}
+
 #[test]
 fn what_is_too_large_is_split_and_at_last_cut() {
     let kafka = Kafka::start();
