@@ -90,7 +90,7 @@ impl TlsFailure {
             CertificateError::NotValidForNameContext { expected, presented } => {
                 Self::NameMismatch {
                     expected: expected.to_str().into_owned(),
-                    presented: presented.iter().map(|name| plain_name(name)).collect(),
+                    presented: presented.iter().filter_map(|name| host_name(name)).collect(),
                 }
             }
             CertificateError::NotValidForName => {
@@ -217,10 +217,11 @@ pub(crate) fn is_closed(error: &io::Error) -> bool {
     matches!(error.kind(), K::UnexpectedEof | K::ConnectionReset | K::BrokenPipe)
 }
 
-/// rustls prints presented names as `DnsName("a")` or `IpAddress(1.2.3.4)`.
-fn plain_name(name: &str) -> String {
-    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
-    format!("`{}`", inner.trim_matches('"'))
+/// rustls prints presented names as `DnsName("a")` or `IpAddress(1.2.3.4)`; others, as a member's URI, are no name to dial.
+fn host_name(name: &str) -> Option<String> {
+    let (kind, rest) = name.split_once('(')?;
+    let inner = rest.strip_suffix(')')?.trim_matches('"');
+    matches!(kind, "DnsName" | "IpAddress").then(|| format!("`{inner}`"))
 }
 
 /// Seconds since 1970 as `2026-11-03T10:00:00Z`.
@@ -266,8 +267,13 @@ mod tests {
     }
 
     #[test]
-    fn presented_names_lose_their_wrapping() {
-        assert_eq!(plain_name("DnsName(\"kafka.example\")"), "`kafka.example`");
-        assert_eq!(plain_name("IpAddress(10.0.0.1)"), "`10.0.0.1`");
+    fn presented_names_lose_their_wrapping_and_what_is_no_host() {
+        for (name, host) in [
+            ("DnsName(\"kafka.example\")", Some("`kafka.example`")),
+            ("IpAddress(10.0.0.1)", Some("`10.0.0.1`")),
+            ("UniformResourceIdentifier(\"spiffe://c/broker/1\")", None),
+        ] {
+            assert_eq!(host_name(name).as_deref(), host);
+        }
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustls::client::WebPkiServerVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -197,7 +197,13 @@ fn server_config(
             builder.with_client_cert_verifier(Arc::new(Unrevoked { verifier, revoked }))
         }
     };
-    builder.with_single_cert(chain, key).map_err(|cause| key_pair(&files.cert, &files.key, &cause))
+    let mut config = builder
+        .with_single_cert(chain, key)
+        .map_err(|cause| key_pair(&files.cert, &files.key, &cause))?;
+    // A session that is resumed shows no certificate: one that has expired or was revoked since would not be looked at.
+    config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
 }
 
 impl ClientTls {
@@ -289,14 +295,17 @@ fn client_config(files: &ClientTlsFiles) -> Result<ClientConfig, TlsError> {
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Setup)?
         .with_webpki_verifier(verifier);
-    match (&files.cert, &files.key) {
-        (None, None) => Ok(builder.with_no_client_auth()),
-        (Some(_), None) => Err(TlsError::Half { missing: "tls.key" }),
-        (None, Some(_)) => Err(TlsError::Half { missing: "tls.cert" }),
+    let mut config = match (&files.cert, &files.key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(_), None) => return Err(TlsError::Half { missing: "tls.key" }),
+        (None, Some(_)) => return Err(TlsError::Half { missing: "tls.cert" }),
         (Some(cert), Some(key)) => builder
             .with_client_auth_cert(read_certificates("certificate", cert)?, read_key(key)?)
-            .map_err(|cause| key_pair(cert, key, &cause)),
-    }
+            .map_err(|cause| key_pair(cert, key, &cause))?,
+    };
+    // As above: the server's certificate is looked at each time.
+    config.resumption = Resumption::disabled();
+    Ok(config)
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -5,18 +5,23 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
 };
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tailway_net::tls::read_certificates;
 use tailway_net::{
     ClientAuth, ClientTls, ClientTlsFiles, HostPort, Limits, Listener, PeerIdentity, Security,
-    ServerTls, ServerTlsFiles, dial,
+    ServerTls, ServerTlsFiles, Stream, dial,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 type Ca = CertifiedIssuer<'static, KeyPair>;
@@ -242,7 +247,84 @@ async fn a_revoked_client_is_refused_in_the_handshake_and_told() {
     assert!(to_server.contains("was revoked"), "after a reload: {to_server}");
 }
 
-/// The test above, in a process of its own, without the check.
+/// A resumed session would show no certificate: what was revoked, or has expired, since the first one would be let in.
+#[tokio::test]
+async fn no_session_is_resumed_by_listeners_or_dialers() {
+    let pki = Pki::new();
+    let read = async |mut stream: Stream| {
+        // Tickets come with the first answer.
+        stream.read_exact(&mut [0; 1]).await.map(drop)
+    };
+    // Our listener and a client that would resume: anybody's rustls.
+    let Security::Tls(tls) = pki.server("good") else { unreachable!("it is TLS") };
+    let is_revoked = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&is_revoked);
+    tls.refuse_revoked(move |_| asked.load(Ordering::Relaxed));
+    let limits = Limits::default();
+    let listener =
+        Listener::bind(&HostPort::new("127.0.0.1", 0), Security::Tls(tls), limits).await.unwrap();
+    let port = listener.local_addr().port();
+    let accepting = tailway_runtime::spawn(async move {
+        loop {
+            if let Ok(mut accepted) = listener.accept().await.unwrap().establish().await {
+                accepted.stream.write_all(b"!").await.unwrap();
+                accepted.stream.flush().await.unwrap();
+            }
+        }
+    });
+    let mut roots = rustls::RootCertStore::empty();
+    let certificates =
+        |name: &str| read_certificates("certificate", &pki.path(name, "pem")).unwrap();
+    roots.add(certificates("ca").remove(0)).unwrap();
+    let key = PrivateKeyDer::from_pem_file(pki.path("good", "key")).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let eager = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(certificates("good"), key.clone_key())
+        .unwrap();
+    let eager = tokio_rustls::TlsConnector::from(Arc::new(eager));
+    let again = async || {
+        let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        read(Stream::TlsClient(Box::new(eager.connect(name, tcp).await?))).await
+    };
+    again().await.unwrap();
+    again().await.unwrap();
+    is_revoked.store(true, Ordering::Relaxed);
+    let error = again().await.unwrap_err();
+    assert!(error.to_string().contains("CertificateRevoked"), "{error}");
+    accepting.abort();
+    // Our dialer and a server that would resume.
+    let generous = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(certificates("good"), key)
+        .unwrap();
+    let generous = tokio_rustls::TlsAcceptor::from(Arc::new(generous));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = HostPort::new("localhost", listener.local_addr().unwrap().port());
+    let accepting = tailway_runtime::spawn(async move {
+        loop {
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut stream = generous.accept(tcp).await.unwrap();
+            stream.write_all(b"!").await.unwrap();
+            stream.flush().await.unwrap();
+        }
+    });
+    let client = pki.client("good");
+    for _ in 0..3 {
+        let stream = dial(&address, Some(&client), TIMEOUT).await.unwrap();
+        let Stream::TlsClient(tls) = &stream else { unreachable!("it is TLS") };
+        assert_eq!(tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        read(stream).await.unwrap();
+    }
+    accepting.abort();
+}
+
+/// What is tested above, in a process of its own, without the check.
 #[test]
 fn the_check_of_revocations_is_missed_when_it_is_left_out() {
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
