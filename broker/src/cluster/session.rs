@@ -14,6 +14,7 @@ use tailway_daemon::ready::Condition;
 use tailway_daemon::{Stop, Tasks};
 use tailway_metadata::broker::Endpoint;
 use tailway_metadata::control::{ERROR_MESSAGE_TAG, FollowMetadataResponse};
+use tailway_metadata::security::Serial;
 use tailway_metadata::{BrokerEpoch, BrokerId, ClusterId, IncarnationId};
 use tailway_net::backoff::Backoff;
 use tailway_net::{DialError, HostPort, PeerIdentity, RpcConnection, RpcOptions, dial};
@@ -53,6 +54,10 @@ enum SessionError {
     Dial(#[from] DialError),
     #[error("{address} answers with a certificate that names no coordinator ({identity})")]
     NoCoordinator { address: HostPort, identity: String },
+    #[error(
+        "the coordinator's certificate was revoked: {identity} at {address}, serial number {serial}"
+    )]
+    Revoked { address: HostPort, identity: String, serial: Serial },
     #[error(transparent)]
     Identity(#[from] IdentityError),
     #[error(transparent)]
@@ -180,6 +185,13 @@ impl Session {
             let identity = identity.map_or_else(|| "unnamed".to_owned(), |id| id.to_string());
             return Err(SessionError::NoCoordinator { address: address.clone(), identity });
         };
+        // As far as this broker has heard, by the coordinator's records up to now.
+        if let Some(identity) =
+            identity.filter(|it| self.follower.image().security.is_revoked(&it.serial))
+        {
+            let (address, serial) = (address.clone(), identity.serial.clone());
+            return Err(SessionError::Revoked { address, identity: identity.to_string(), serial });
+        }
         let options = RpcOptions {
             client_id: Some(CLIENT_ID.to_owned()),
             response_bytes_max: RESPONSE_BYTES_MAX,
