@@ -25,6 +25,8 @@ pub enum Teeth {
     Full,
     /// Ends the process at once, as a crash would.
     Abort,
+    /// Panics there, with what it was doing on the stack.
+    Panic,
 }
 
 #[derive(Debug, Default)]
@@ -119,6 +121,9 @@ pub fn is_planted(bug: &'static str) -> bool {
 }
 
 /// Passes, fails or ends the process, as the point is armed.
+///
+/// # Panics
+/// If that is what it is armed for.
 pub fn check(point: &'static str) -> io::Result<()> {
     let mut armed = armed();
     let Some((pass, teeth)) = armed.points.get_mut(point) else { return Ok(()) };
@@ -137,6 +142,10 @@ pub fn check(point: &'static str) -> io::Result<()> {
             // Whoever watches can tell this end from any other.
             writeln!(io::stderr(), "crash at the armed point {point}").ok();
             std::process::abort()
+        }
+        Teeth::Panic => {
+            drop(armed);
+            panic!("panic at the armed point {point}")
         }
     }
 }
@@ -171,8 +180,11 @@ fn parse(text: &str, teeth: Option<Teeth>) -> Result<Vec<(&'static str, u64, Tee
             ([point, nth, "once"], None) => (point, nth, Teeth::Once),
             ([point, nth, "full"], None) => (point, nth, Teeth::Full),
             ([point, nth, "abort"], None) => (point, nth, Teeth::Abort),
+            ([point, nth, "panic"], None) => (point, nth, Teeth::Panic),
             (_, Some(_)) => return Err(format!("`{item}` is not point:nth")),
-            (_, None) => return Err(format!("`{item}` is not point:nth:error|once|full|abort")),
+            (_, None) => {
+                return Err(format!("`{item}` is not point:nth:error|once|full|abort|panic"));
+            }
         };
         let nth = nth.parse().map_err(|_| format!("`{nth}` is not a number in `{item}`"))?;
         out.push((known(point, teeth)?, nth, teeth));
@@ -214,10 +226,21 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "panic at the armed point storage.remove")]
+    fn a_point_that_is_to_panic_does() {
+        arm("storage.remove", 1, Teeth::Panic);
+        check("storage.remove").ok();
+    }
+
+    #[test]
     fn the_variable_is_parsed_or_refused() {
         assert_eq!(
-            parse("storage.write:2:full,storage.sync_data:1:abort", None),
-            Ok(vec![("storage.write", 2, Teeth::Full), ("storage.sync_data", 1, Teeth::Abort)])
+            parse("storage.write:2:full,storage.sync_data:1:abort,storage.write:3:panic", None),
+            Ok(vec![
+                ("storage.write", 2, Teeth::Full),
+                ("storage.sync_data", 1, Teeth::Abort),
+                ("storage.write", 3, Teeth::Panic)
+            ])
         );
         for bad in [
             "storage.writ:1:error",
