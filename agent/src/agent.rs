@@ -15,7 +15,8 @@ use tailway_client::{Client, ClientConfig};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::ready::Condition;
 use tailway_daemon::{
-    Certificates, Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks,
+    Certificates, Context, Daemon, Deadline, MetricsListener, Problems, StartError, Stragglers,
+    Tasks,
 };
 use tailway_storage::{DirLock, Disk, FsDisk, OpenMode, StorageError, atomic_replace};
 use tokio::sync::watch;
@@ -79,6 +80,10 @@ impl Daemon for Agent {
         &config.admin
     }
 
+    fn metrics_listener(config: &Config) -> Option<MetricsListener> {
+        config.metrics_listener.clone()
+    }
+
     async fn start(config: Config, context: Context) -> Result<Self, StartError> {
         Self::start_on(Arc::new(FsDisk), Arc::new(OsFiles), config, context).await
     }
@@ -114,7 +119,8 @@ impl Agent {
         let report = Arc::new(Mutex::new(Value::Null));
         show_status(&context, &config, &sender, &report);
         let clients = config.output.tls.iter().cloned().collect();
-        Certificates { clients, ..Certificates::default() }.keep(&context);
+        let servers = config.metrics_listener.iter().map(|metrics| metrics.tls.clone()).collect();
+        Certificates { servers, clients, own: None }.keep(&context);
         if let Some(metrics_config) = config.metrics.clone() {
             let sampler = Sampler::new(metrics_config, sender.clone());
             let (client, clock, metrics) = (client.clone(), context.clock.clone(), metrics.clone());

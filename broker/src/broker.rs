@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::{
-    Certificates, Context, Daemon, Deadline, Problems, Runtime, StartError, Stragglers, Tasks,
+    Certificates, Context, Daemon, Deadline, MetricsListener, Problems, Runtime, StartError,
+    Stragglers, Tasks,
 };
 use tailway_metadata::broker::Endpoint;
 use tailway_metadata::{ClusterImage, IncarnationId};
-use tailway_net::{HostPort, Security};
+use tailway_net::{HostPort, Security, ServerTls};
 use tailway_storage::{DirLock, Disk, FsDisk};
 use tokio::sync::watch;
 
@@ -67,6 +68,10 @@ impl Daemon for Broker {
 
     fn admin(config: &Config) -> &AdminConfig {
         &config.admin
+    }
+
+    fn metrics_listener(config: &Config) -> Option<MetricsListener> {
+        config.metrics_listener.clone()
     }
 
     fn runtime(_config: &Config) -> Runtime {
@@ -157,21 +162,24 @@ impl Broker {
 
 /// What the image says was revoked is refused in the handshake.
 fn refuse_revoked(config: &Config, image: &watch::Receiver<Arc<ClusterImage>>) {
-    for listener in &config.listeners {
-        if let Security::Tls(tls) = &listener.security {
-            let image = image.clone();
-            tls.refuse_revoked(move |serial| image.borrow().security.is_revoked(serial));
-        }
+    for tls in servers_of(config) {
+        let image = image.clone();
+        tls.refuse_revoked(move |serial| image.borrow().security.is_revoked(serial));
     }
 }
 
-fn certificates_of(config: &Config) -> Certificates {
+fn servers_of(config: &Config) -> Vec<ServerTls> {
     let server = |listener: &ListenerConfig| match &listener.security {
         Security::Tls(tls) => Some(tls.clone()),
         Security::Plaintext => None,
     };
-    let servers = config.listeners.iter().filter_map(server).collect();
-    Certificates { servers, clients: vec![config.coordinator.tls.clone()], own: None }
+    let metrics = config.metrics_listener.iter().map(|metrics| metrics.tls.clone());
+    config.listeners.iter().filter_map(server).chain(metrics).collect()
+}
+
+fn certificates_of(config: &Config) -> Certificates {
+    let clients = vec![config.coordinator.tls.clone()];
+    Certificates { servers: servers_of(config), clients, own: None }
 }
 
 fn failed(what: &str, error: impl std::error::Error) -> StartError {

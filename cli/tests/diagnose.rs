@@ -10,6 +10,8 @@ use serde_json::Value;
 use tailway_broker::Broker;
 use tailway_coordinator::Coordinator;
 use tailway_daemon::{Context, Daemon, Deadline, Hosted};
+use tailway_net::{ClientTls, ClientTlsFiles, HostPort, dial};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -52,6 +54,12 @@ impl House {
         );
         assert_eq!(yaml.matches("listeners:\n").count(), 1, "{yaml}");
         std::fs::write(config, yaml.replace("listeners:\n", &more)).unwrap();
+        for file in ["d/broker.yaml", "d/coordinator.yaml"] {
+            let yaml = std::fs::read_to_string(house.path(file)).unwrap();
+            let (off, on) = ("metrics:\n    listen: ''", "metrics:\n    listen: 'localhost:0'");
+            assert_eq!(yaml.matches(off).count(), 1, "{yaml}");
+            std::fs::write(house.path(file), yaml.replace(off, on)).unwrap();
+        }
         house
     }
 
@@ -123,6 +131,15 @@ async fn each_failure_is_laid_to_its_step() {
     assert_eq!(early.code, 1, "{}", early.out);
     assert!(early.out.contains("no broker has registered"), "{}", early.out);
     let broker = start::<Broker>(house.path("d/broker.yaml")).await;
+    for (address, metric) in
+        [(coordinator.metrics(), "tailway_coordinator_"), (broker.metrics(), "tailway_broker_")]
+    {
+        let port = address.unwrap().port();
+        let served = metrics(&house, port, "client").await;
+        assert!(served.starts_with("HTTP/1.1 200 ") && served.contains(metric), "{served}");
+        let denied = metrics(&house, port, "agent").await;
+        assert!(denied.starts_with("HTTP/1.1 403 ") && !denied.contains(metric), "{denied}");
+    }
     tokio::task::block_in_place(|| {
         all_is_well(&house);
         connections_fail(&house);
@@ -136,6 +153,24 @@ async fn each_failure_is_laid_to_its_step() {
         assert_eq!(said.code, 1, "{}", said.out);
         assert!(said.out.contains("nothing listens on that port"), "{}", said.out);
     });
+}
+
+/// What the listener for metrics answers to the dev run's member with that role.
+async fn metrics(house: &House, port: u16, role: &str) -> String {
+    let dir = house.path("d/tls");
+    let files = ClientTlsFiles {
+        ca: dir.join("ca.pem"),
+        cert: Some(dir.join(format!("{role}.pem"))),
+        key: Some(dir.join(format!("{role}.key"))),
+        server_name: None,
+    };
+    let tls = ClientTls::load(&files).unwrap();
+    let mut stream = dial(&HostPort::new("localhost", port), Some(&tls), PATIENCE).await.unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 fn all_is_well(house: &House) {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use tailway_daemon::certificates::{OwnAnswer, OwnPapers};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::{
-    Certificates, Context, Daemon, Deadline, Problems, StartError, Stragglers, Tasks,
+    Certificates, Context, Daemon, Deadline, MetricsListener, Problems, StartError, Stragglers,
+    Tasks,
 };
 use tailway_metadata::enrollment::{Enrolled, Trust};
 use tailway_metadata::security::{IssuedCertificate, Security as Members, Serial, Sha256};
@@ -89,6 +90,10 @@ impl Daemon for Coordinator {
         &config.admin
     }
 
+    fn metrics_listener(config: &Config) -> Option<MetricsListener> {
+        config.metrics_listener.clone()
+    }
+
     async fn start(config: Config, context: Context) -> Result<Coordinator, StartError> {
         start(FsDisk::shared(), config, context).await
     }
@@ -155,7 +160,8 @@ async fn start(
     };
     let enrolls_at = enrollment.as_ref().map(|(listener, _)| listener.local_addr());
     let own = service.keeps_own.then(|| own_papers(&service, &config.tls_files, config.id));
-    serve_members(enrollment, &service, (config.tls, own), &context);
+    let servers = [config.tls].into_iter().chain(config.metrics_listener.map(|it| it.tls));
+    serve_members(enrollment, &service, (servers.collect(), own), &context);
     let settings = Settings { first_certificates: membership.first, ..config.settings };
     let driver = Driver {
         controller: Controller::new(settings),
@@ -232,12 +238,13 @@ async fn bind_enrollment(
 fn serve_members(
     enrollment: Option<(Listener, ServerTls)>,
     service: &Service,
-    (tls, own): (ServerTls, Option<OwnPapers>),
+    (mut servers, own): (Vec<ServerTls>, Option<OwnPapers>),
     context: &Context,
 ) {
-    let feed = service.feed.clone();
-    tls.refuse_revoked(move |serial| feed.image().security.is_revoked(serial));
-    let mut servers = vec![tls];
+    for tls in &servers {
+        let feed = service.feed.clone();
+        tls.refuse_revoked(move |serial| feed.image().security.is_revoked(serial));
+    }
     let mut shown = None;
     if let Some((listener, tls)) = enrollment {
         servers.push(tls.clone());

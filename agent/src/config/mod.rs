@@ -13,8 +13,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tailway_daemon::Problems;
-use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
+use tailway_daemon::config::common::{AdminConfig, LoggingConfig, OwnTls};
+use tailway_daemon::{MetricsListener, Problems};
 use tailway_metadata::topic;
 use tailway_net::{ClientTls, ClientTlsFiles, HostPort, TlsError};
 
@@ -44,6 +44,7 @@ pub struct Config {
     pub inputs: Vec<InputConfig>,
     pub metrics: Option<MetricsConfig>,
     pub admin: AdminConfig,
+    pub metrics_listener: Option<MetricsListener>,
     pub logging: LoggingConfig,
 }
 
@@ -111,6 +112,9 @@ impl Config {
         if raw.inputs.is_empty() && metrics.is_none() {
             found.at("inputs", "nothing is to be read and metrics are off; name files to follow");
         }
+        let cert = raw.output.tls.as_ref().and_then(|tls| tls.cert.as_deref());
+        let own = OwnTls { server: None, cluster: OwnTls::cluster_in(cert) };
+        let metrics_listener = raw.admin.metrics.check(own, found);
         let output = check_output(&raw.output, found);
         problems.finish(Config {
             data_dir: raw.agent.data_dir,
@@ -123,6 +127,7 @@ impl Config {
             inputs,
             metrics,
             admin: raw.admin,
+            metrics_listener,
             logging: raw.logging,
         })
     }

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tailway_daemon::Problems;
-use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
+use tailway_daemon::config::common::{AdminConfig, LoggingConfig, OwnTls, RawMetricsTls};
+use tailway_daemon::{MetricsListener, Problems};
 use tailway_metadata::BrokerId;
 use tailway_metadata::topic::TopicConfig;
 use tailway_net::{
@@ -38,6 +38,7 @@ pub struct Config {
     pub log: LogTiming,
     pub limits: Limits,
     pub admin: AdminConfig,
+    pub metrics_listener: Option<MetricsListener>,
     pub logging: LoggingConfig,
 }
 
@@ -121,6 +122,10 @@ impl Config {
                 "it is empty; write a directory, as /var/lib/tailway/broker",
             );
         }
+        let RawTls { ca, cert, key } = raw.coordinator.tls.clone();
+        let cluster = OwnTls::cluster_in(Some(&cert));
+        let server = ca.map(|ca| RawMetricsTls { ca, cert, key });
+        let metrics_listener = raw.admin.metrics.check(OwnTls { server, cluster }, found);
         let coordinator = check_coordinator(raw.coordinator, found);
         let limits = check_limits(&raw.limits, found);
         let listeners = check_listeners(raw.listeners, &limits, found);
@@ -139,6 +144,7 @@ impl Config {
             log,
             limits,
             admin: raw.admin,
+            metrics_listener,
             logging: raw.logging,
         })
     }

@@ -7,8 +7,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tailway_daemon::Problems;
-use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
+use tailway_daemon::config::common::{AdminConfig, LoggingConfig, OwnTls, RawMetricsTls};
+use tailway_daemon::{MetricsListener, Problems};
 use tailway_metadata::ClusterId;
 use tailway_net::{ClientAuth, HostPort, ServerTls, ServerTlsFiles, TlsError};
 
@@ -43,6 +43,7 @@ pub struct Config {
     pub connections: usize,
     pub settings: Settings,
     pub admin: AdminConfig,
+    pub metrics_listener: Option<MetricsListener>,
     pub logging: LoggingConfig,
 }
 
@@ -76,6 +77,12 @@ impl Config {
         }
         let tls = check_tls(&coordinator.tls, found);
         let (enrollment, certificate_lifetime) = check_enrollment(&coordinator.enrollment, found);
+        let RawTls { ca, cert, key } = coordinator.tls.clone();
+        let own = OwnTls {
+            server: Some(RawMetricsTls { ca, cert, key }),
+            cluster: Some(coordinator.cluster_id.clone()),
+        };
+        let metrics_listener = raw.admin.metrics.check(own, found);
         let (Ok(listen), Some(tls)) = (listen, tls) else { return Err(problems) };
         problems.finish(Config {
             id: coordinator.id,
@@ -88,6 +95,7 @@ impl Config {
             connections: raw.limits.connections,
             settings,
             admin: raw.admin,
+            metrics_listener,
             logging: raw.logging,
         })
     }

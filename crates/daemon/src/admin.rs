@@ -1,4 +1,5 @@
-//! The admin port: /livez, /readyz, /metrics and /status over HTTP on loopback, on a thread of its own.
+//! The admin port: /livez, /readyz, /metrics and /status over HTTP on loopback, on a thread of its own; on the same thread
+//! the listener for metrics over mutual TLS, if there is one.
 //!
 //! Its own thread and runtime, so that it answers while the program's own is stuck: that is what /livez is for. The
 //! program's runtime beats a heart (`Heart::beat`); /livez turns to 503 when it has not beaten for ten seconds.
@@ -13,9 +14,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Json};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
@@ -23,10 +25,13 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::clock::Clock;
 use crate::daemon::{Context, StartError};
 use crate::metrics;
+use crate::metrics_listener::{Caller, MetricsListener};
 
 /// Without a heartbeat for this long a program counts as stuck.
 const STUCK_AFTER: Duration = Duration::from_secs(10);
 const CONNECTIONS_MAX: usize = 32;
+/// A name may have to be resolved.
+const BIND_TIMEOUT: Duration = Duration::from_secs(20);
 const THREAD_STACK_BYTES: usize = 256 << 10;
 
 /// The last time that the program's own runtime ran.
@@ -57,6 +62,7 @@ impl Heart {
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -74,6 +80,7 @@ impl Admin {
     pub fn start(
         name: &'static str,
         address: SocketAddr,
+        remote: Option<MetricsListener>,
         context: Context,
         heart: Heart,
     ) -> Result<Admin, StartError> {
@@ -93,12 +100,27 @@ impl Admin {
         let (stop, stopped) = oneshot::channel();
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let served = Served { name, context, heart, slots };
+        // The thread binds the second listener, because it belongs to the thread's runtime, and tells how that went.
+        let (tell, told) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .stack_size(THREAD_STACK_BYTES)
-            .spawn(move || serve(listener, served, stopped))
+            .spawn(move || serve(listener, (remote, tell), served, stopped))
             .map_err(failed)?;
-        Ok(Admin { address, stop: Some(stop), thread: Some(thread) })
+        let mut admin = Admin { address, metrics: None, stop: Some(stop), thread: Some(thread) };
+        let bound = told
+            .recv_timeout(BIND_TIMEOUT)
+            .unwrap_or_else(|_| Err(StartError::new("cannot start the admin thread's runtime")));
+        admin.metrics = bound?;
+        if let Some(address) = admin.metrics {
+            tracing::info!(%address, "metrics are served over mutual TLS, to clients and admins of the cluster");
+        }
+        Ok(admin)
+    }
+
+    /// Where metrics are served over mutual TLS, if they are.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// The bound address (its port is real even if 0 was asked for).
@@ -121,7 +143,15 @@ impl Drop for Admin {
     }
 }
 
-fn serve(listener: std::net::TcpListener, served: Served, stopped: oneshot::Receiver<()>) {
+/// Where the second listener is bound, or why it is not.
+type Told = std::sync::mpsc::SyncSender<Result<Option<SocketAddr>, StartError>>;
+
+fn serve(
+    listener: std::net::TcpListener,
+    (remote, tell): (Option<MetricsListener>, Told),
+    served: Served,
+    stopped: oneshot::Receiver<()>,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -130,6 +160,12 @@ fn serve(listener: std::net::TcpListener, served: Served, stopped: oneshot::Rece
             return;
         }
     };
+    let readers = Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .layer(middleware::from_fn(readers_only))
+        .with_state(served.clone());
     let routes = Router::new()
         .route("/", get(root))
         .route("/livez", get(livez))
@@ -145,10 +181,30 @@ fn serve(listener: std::net::TcpListener, served: Served, stopped: oneshot::Rece
                 return;
             }
         };
+        let bound = match remote {
+            Some(remote) => remote.bind().await.map(Some),
+            None => Ok(None),
+        };
+        let address = bound.as_ref().map(|bound| bound.as_ref().map(|bound| bound.address));
+        // Nobody waits for it any more: then it is stopped, too.
+        drop(tell.send(address.map_err(|error| {
+            StartError::new(format!("cannot serve metrics on {}", error.address))
+                .because(&error.cause)
+                .next(format!("{}; or change admin.metrics.listen", error.next))
+        })));
+        let remote = async {
+            let Ok(Some(bound)) = bound else { return std::future::pending().await };
+            let readers = readers.into_make_service_with_connect_info::<Caller>();
+            axum::serve(bound, readers).into_future().await
+        };
         tokio::select! {
             biased;
             // Told to stop, or the owner is gone: connections are dropped, nobody waits for a peer.
             _ = stopped => {}
+            served = remote => {
+                let Err(error) = served else { return };
+                tracing::error!(%error, "the listener for metrics failed");
+            }
             served = axum::serve(listener, routes).into_future() => {
                 if let Err(error) = served {
                     tracing::error!(%error, "the admin port failed");
@@ -156,6 +212,18 @@ fn serve(listener: std::net::TcpListener, served: Served, stopped: oneshot::Rece
             }
         }
     });
+}
+
+/// Who is nobody here is told why, whatever it asks for.
+async fn readers_only(
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match caller {
+        Caller(Ok(())) => next.run(request).await,
+        Caller(Err(why)) => (StatusCode::FORBIDDEN, format!("{why}\n")).into_response(),
+    }
 }
 
 async fn root(State(served): State<Served>) -> Html<String> {
@@ -234,7 +302,7 @@ mod tests {
         let context = Context::new(Clock::manual(WallMs(0)));
         let heart = Heart::new(context.clock.clone());
         let loopback = "127.0.0.1:0".parse().unwrap();
-        let admin = Admin::start("tailway-test", loopback, context.clone(), heart).unwrap();
+        let admin = Admin::start("tailway-test", loopback, None, context.clone(), heart).unwrap();
         let address = admin.address();
         assert_eq!(get(address, "/livez").0, 200);
         let (code, body) = get(address, "/readyz");
@@ -255,7 +323,7 @@ mod tests {
         }
         assert_eq!(get(address, "/nothing").0, 404);
         let second =
-            Admin::start("tailway-test", address, context.clone(), Heart::new(Clock::new()));
+            Admin::start("tailway-test", address, None, context.clone(), Heart::new(Clock::new()));
         let error = second.unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         drop(admin);

@@ -102,7 +102,9 @@ impl Certificates {
             let (cert, key) = (files.cert.clone()?, files.key.clone()?);
             Some(Own { cert, key, ca: Some(files.ca.clone()) })
         });
-        server.chain(client).find(|own| own.ca.is_some())
+        let all: Vec<Own> = server.chain(client).filter(|own| own.ca.is_some()).collect();
+        // One that is renewed here, before others that a program may also have.
+        all.iter().find(|own| own.cert == own.key).or(all.first()).cloned()
     }
 
     /// Every file, once.

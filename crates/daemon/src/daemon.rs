@@ -12,6 +12,7 @@ use crate::config::Problems;
 use crate::config::common::{AdminConfig, LoggingConfig};
 use crate::exit::Exit;
 use crate::metrics::Metrics;
+use crate::metrics_listener::MetricsListener;
 use crate::ready::{Ready, Status};
 use crate::tasks::{Deadline, Stragglers, Tasks};
 
@@ -32,6 +33,11 @@ pub trait Daemon: Sized + Send + 'static {
     fn logging(config: &Self::Config) -> &LoggingConfig;
 
     fn admin(config: &Self::Config) -> &AdminConfig;
+
+    /// Where metrics are served to other hosts, if they are.
+    fn metrics_listener(_config: &Self::Config) -> Option<MetricsListener> {
+        None
+    }
 
     /// Threads of its runtime when it is a process of its own.
     fn runtime(_config: &Self::Config) -> Runtime {

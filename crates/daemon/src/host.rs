@@ -30,7 +30,8 @@ impl<D: Daemon> Hosted<D> {
     pub async fn start(config: D::Config, context: Context) -> Result<Hosted<D>, StartError> {
         let heart = Heart::new(context.clock.clone());
         let address = D::admin(&config).address;
-        let admin = Admin::start(D::NAME, address, context.clone(), heart.clone())?;
+        let remote = D::metrics_listener(&config);
+        let admin = Admin::start(D::NAME, address, remote, context.clone(), heart.clone())?;
         let house = Tasks::new();
         house.spawn("heartbeat", |mut stop| async move {
             let mut beat = tokio::time::interval(HEARTBEAT);
@@ -59,6 +60,11 @@ impl<D: Daemon> Hosted<D> {
     /// Where the admin port really is.
     pub fn admin(&self) -> SocketAddr {
         self.admin.address()
+    }
+
+    /// Where metrics are served to other hosts, if they are.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.admin.metrics_address()
     }
 
     /// Stops the daemon, then its admin port, which shows the progress until the end.

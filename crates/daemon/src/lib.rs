@@ -17,6 +17,7 @@ pub mod holder;
 pub mod host;
 pub mod logging;
 pub mod metrics;
+pub mod metrics_listener;
 pub mod notify;
 pub mod ready;
 pub mod run;
@@ -29,6 +30,7 @@ pub use clock::Clock;
 pub use config::Problems;
 pub use daemon::{Context, Daemon, Runtime, StartError};
 pub use host::Hosted;
+pub use metrics_listener::MetricsListener;
 pub use run::run_daemon;
 pub use tasks::{Deadline, Stop, Stragglers, Tasks};
 

@@ -195,13 +195,13 @@ fn a_file_that_is_not_there_is_named() {
 fn the_defaults_helper_finds_each_kind_of_difference() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("f.yaml");
-    let good = "broker: { id: 0, name: '', segment_bytes: 0B, linger: 0 }\n# data_dir: /x\nlisteners: [{ name: tls, port: 9093, protocol: tls }]\nadmin: { address: '127.0.0.1:9644' }\nlogging: { format: text, level: info }\n";
+    let good = "broker: { id: 0, name: '', segment_bytes: 0B, linger: 0 }\n# data_dir: /x\nlisteners: [{ name: tls, port: 9093, protocol: tls }]\nadmin: { address: '127.0.0.1:9644', metrics: { listen: '' } }\n# tls: x\nlogging: { format: text, level: info }\n";
     for (from, to, expected) in [
         ("", "", Ok(())),
         ("id: 0", "id: 1", Err(".broker.id: the file has 1, the default is 0")),
         ("# data_dir: /x", "", Err(".broker.data_dir: not in the file")),
         (", level: info", "", Err(".logging.level: not in the file")),
-        ("level: info", "lvl: info", Err("f.yaml:5:26: logging.lvl: unknown key")),
+        ("level: info", "lvl: info", Err("f.yaml:6:26: logging.lvl: unknown key")),
     ] {
         std::fs::write(&file, good.replacen(from, to, 1)).unwrap();
         let found = super::defaults::compare::<Raw>(&file);
