@@ -85,6 +85,14 @@ const PLANTS: &[Plant] = &[
         "broker.failed_sync_retried",
         "a failed fdatasync is tried again instead of fencing the log",
     ),
+    tested(
+        "broker.forward_commit_before_delivery",
+        "a forwarder commits what it has read, whatever became of it",
+    ),
+    tested(
+        "broker.forward_past_lost_dead_letter",
+        "a forwarder passes a record whose dead letter was not written",
+    ),
     tested("broker.full_disk_acked", "a group that found no room counts as written"),
     tested("broker.group_fenced_singly", "a failed sync fences only the log whose file it was"),
     tested("broker.jumped_clock_believed", "retention goes by whatever the wall clock says"),

@@ -67,6 +67,20 @@ const TEETH: &[(&str, Bite)] = &[
         },
     ),
     (
+        "broker.forward_commit_before_delivery",
+        Test {
+            package: "tailway-broker",
+            name: "machine::forward::model_tests::each_record_arrives_once_or_is_a_dead_letter",
+        },
+    ),
+    (
+        "broker.forward_past_lost_dead_letter",
+        Test {
+            package: "tailway-broker",
+            name: "machine::forward::model_tests::each_record_arrives_once_or_is_a_dead_letter",
+        },
+    ),
+    (
         "broker.ack_before_sync",
         Test {
             package: "tailway-broker",

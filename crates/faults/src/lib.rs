@@ -74,6 +74,8 @@ pub const BUGS: &[&str] = &[
     "broker.clean_marker_kept",
     "broker.commit_before_sync",
     "broker.failed_sync_retried",
+    "broker.forward_commit_before_delivery",
+    "broker.forward_past_lost_dead_letter",
     "broker.full_disk_acked",
     "broker.group_fenced_singly",
     "broker.jumped_clock_believed",
