@@ -27,6 +27,7 @@ use crate::cluster::saved_image::SavedImage;
 use crate::cluster::session::Session;
 use crate::cluster::{ClusterView, Controller, GroupDoor, Routes, TopicCreator, health};
 use crate::config::{Config, CoordinatorConfig, ListenerConfig};
+use crate::forward::Forwarders;
 use crate::group::{Groups, GroupsOptions};
 use crate::metrics::BrokerMetrics;
 use crate::partition::{Partitions, PartitionsOptions};
@@ -150,6 +151,7 @@ impl Broker {
         let storage = context.ready.condition("storage", "not looked at yet");
         context.tasks.spawn("health", |stop| health::watch(routes, metrics, storage, stop));
         context.tasks.spawn("producer ids", |stop| producer_ids.keep_spare(stop));
+        Forwarders::start(config.sinks, &services, &context);
         server.start(&services, &context.tasks);
         Ok(Broker { tasks: context.tasks, partitions, listeners, _lock: lock })
     }

@@ -1,25 +1,21 @@
 //! `tailway agent files`: what a running agent says of its files, from its admin port.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use tailway_agent::Agent;
 use tailway_daemon::Daemon;
 use tailway_daemon::exit::Exit;
 use tailway_metadata::time::WallMs;
 
+use crate::admin;
 use crate::args::{AgentFilesArgs, OutputForm};
 use crate::dev::published::{FILE, Published};
 use crate::output::{bytes, complain, moment, say, table};
 use crate::target::DEV_DIR;
 
-/// It answers from memory.
-const TIMEOUT: Duration = Duration::from_secs(10);
-const ANSWER_BYTES_MAX: u64 = 64 << 20;
 const HEADING: [&str; 9] =
     ["PATH", "GENERATION", "STATE", "SIZE", "READ", "ACKED", "LAG", "OPEN", "GUARANTEE"];
 
@@ -31,7 +27,7 @@ pub(crate) fn files(args: &AgentFilesArgs) -> Result<Exit> {
             return Ok(Exit::Config);
         }
     };
-    let status = status(address)?;
+    let status = admin::status(address, "agent")?;
     let report = &status["shipper"];
     let files = report["files"].as_array().with_context(|| {
         format!(
@@ -70,23 +66,6 @@ fn address(args: &AgentFilesArgs) -> Result<SocketAddr> {
     }
     let admin = Published::read(&path)?.agent.admin;
     admin.parse().with_context(|| format!("{}: agent.admin is {admin:?}", path.display()))
-}
-
-fn status(address: SocketAddr) -> Result<Value> {
-    let unreachable = || format!("no agent answers on {address}; is it running?");
-    let mut stream = TcpStream::connect_timeout(&address, TIMEOUT).with_context(unreachable)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    write!(stream, "GET /status HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")
-        .with_context(unreachable)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).with_context(unreachable)?;
-    let head_end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n");
-    let (head, body) = answer.split_at(head_end.map_or(answer.len(), |at| at + 4));
-    let head = String::from_utf8_lossy(head);
-    let first = head.lines().next().unwrap_or_default();
-    ensure!(first.contains(" 200"), "{address} answered /status with {first:?}");
-    serde_json::from_slice(body).with_context(|| format!("{address} sent no JSON"))
 }
 
 /// A table, and below it what is wrong with files of which less is guaranteed.

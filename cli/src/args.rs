@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use tailway_broker::config::RawSink;
 
-use crate::members;
+use crate::{members, sink};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -60,6 +61,16 @@ pub(crate) enum Command {
     },
     /// Whether coordinator, brokers, certificates and partitions are well, and if not, what to do
     Status(StatusArgs),
+    /// Where a broker forwards records to: state, refused records, replay, setup
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway sink list"
+    )]
+    Sink {
+        #[command(subcommand)]
+        command: sink::SinkCommand,
+    },
     /// Make a coordinator and its CA
     #[command(
         subcommand_required = true,
@@ -126,6 +137,7 @@ Example:
 Examples:
   tailway dev app.log
   tailway dev '/var/log/*.log' --data /tmp/try --plaintext
+  tailway dev app.log --sink es=http://localhost:9200
   tailway dev app.log --expect 100 --timeout 60
   tailway dev export ./run app.log"
 )]
@@ -144,6 +156,9 @@ pub(crate) struct DevArgs {
     /// Also listen without TLS, on loopback
     #[arg(long)]
     pub(crate) plaintext: bool,
+    /// Forward everything: es=URL (OpenSearch, Elasticsearch), or stdout; may be repeated
+    #[arg(long = "sink", value_name = "SINK", value_parser = crate::dev::sinks::parse)]
+    pub(crate) sinks: Vec<RawSink>,
     /// Exit 0 once exactly N records are in the topic, 1 at the timeout or if there are more
     #[arg(long, value_name = "N")]
     pub(crate) expect: Option<u64>,
@@ -515,6 +530,8 @@ mod tests {
             "tailway dev",
             "tailway dev export run",
             "tailway dev a.log --timeout 3",
+            "tailway dev a.log --sink es",
+            "tailway dev a.log --sink s3=bucket",
             "tailway tap t --from middle",
             "tailway topic list --tls-ca x",
             "tailway topic list --bootstrap a:1 --tls-ca x --tls-cert y",

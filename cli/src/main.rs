@@ -5,6 +5,7 @@
 //! configuration.
 #![cfg_attr(test, allow(clippy::unwrap_used, reason = "tests"))]
 
+mod admin;
 mod agent;
 mod args;
 mod bench;
@@ -14,6 +15,7 @@ mod diagnose;
 mod members;
 mod output;
 mod produce;
+mod sink;
 mod status;
 mod tap;
 mod target;
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         }
         Command::Status(args) => one_thread(status::run(args)),
         Command::Check { file } => check::run(&file),
+        Command::Sink { command } => one_thread(sink::run(command)),
         Command::Coordinator { command } => members::coordinator(command),
         Command::Token { command } => one_thread(members::token(command)),
         Command::Enroll(args) => one_thread(members::enroll(args)),

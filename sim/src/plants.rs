@@ -86,8 +86,20 @@ const PLANTS: &[Plant] = &[
         "a failed fdatasync is tried again instead of fencing the log",
     ),
     tested(
+        "broker.forward_busy_item_dropped",
+        "a record that a sink had no room for counts as delivered",
+    ),
+    tested(
         "broker.forward_commit_before_delivery",
         "a forwarder commits what it has read, whatever became of it",
+    ),
+    tested(
+        "broker.forward_conflict_is_an_error",
+        "a record that the sink has already is a dead letter",
+    ),
+    tested(
+        "broker.forward_doubts_not_looked_up",
+        "what may have arrived is sent again, whatever index is written to by now",
     ),
     tested(
         "broker.forward_past_lost_dead_letter",

@@ -67,6 +67,21 @@ const TEETH: &[(&str, Bite)] = &[
         },
     ),
     (
+        "broker.forward_busy_item_dropped",
+        Test { package: "tailway-broker", name: "forward::opensearch::classify::tests::items" },
+    ),
+    (
+        "broker.forward_conflict_is_an_error",
+        Test { package: "tailway-broker", name: "forward::opensearch::classify::tests::items" },
+    ),
+    (
+        "broker.forward_doubts_not_looked_up",
+        Test {
+            package: "tailway-broker",
+            name: "forward::opensearch::tests::what_is_in_doubt_after_a_rollover_is_looked_up_and_not_sent_again",
+        },
+    ),
+    (
         "broker.forward_commit_before_delivery",
         Test {
             package: "tailway-broker",

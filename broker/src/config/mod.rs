@@ -5,6 +5,9 @@
 //! Invariant: a plaintext listener exists only where `insecure: true` says so.
 
 mod raw;
+mod raw_sinks;
+mod sinks;
+mod template;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +28,12 @@ pub use raw::{
     ADMIN_PORT, ConfigValue, Protocol, RawBroker, RawClientAuth, RawConfig, RawCoordinator,
     RawLimits, RawListener, RawLog, RawTls, RawTopics,
 };
+pub use raw_sinks::{RawSink, RawSinkCompression, RawSinkTls, RawStart, SinkType};
+pub use sinks::{
+    Auth, DEAD_SUFFIX, Host, Naming, OpenSearchConfig, SinkConfig, SinkLimits, SinkTarget, Start,
+    TopicFilter,
+};
+pub use template::{Template, TemplateError};
 
 /// A broker's configuration.
 #[derive(Clone, Debug)]
@@ -37,6 +46,8 @@ pub struct Config {
     pub topics: TopicsConfig,
     pub log: LogTiming,
     pub limits: Limits,
+    /// Where records are forwarded to.
+    pub sinks: Vec<SinkConfig>,
     pub admin: AdminConfig,
     pub metrics_listener: Option<MetricsListener>,
     pub logging: LoggingConfig,
@@ -131,6 +142,7 @@ impl Config {
         let listeners = check_listeners(raw.listeners, &limits, found);
         let topics = check_topics(raw.topics, found);
         let log = check_log(&raw.log, found);
+        let sinks = sinks::check_sinks(raw.sinks, found);
         let Some(coordinator) = coordinator else {
             return Err(problems);
         };
@@ -143,6 +155,7 @@ impl Config {
             topics,
             log,
             limits,
+            sinks,
             admin: raw.admin,
             metrics_listener,
             logging: raw.logging,

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::units::{ByteSize, Span};
 
+use super::raw_sinks::RawSink;
+
 /// The admin port of a broker that says nothing else.
 pub const ADMIN_PORT: u16 = 9644;
 
@@ -23,6 +25,7 @@ pub struct RawConfig {
     pub topics: RawTopics,
     pub log: RawLog,
     pub limits: RawLimits,
+    pub sinks: Vec<RawSink>,
     pub admin: AdminConfig,
     pub logging: LoggingConfig,
 }
@@ -147,6 +150,7 @@ impl Default for RawConfig {
             topics: RawTopics::default(),
             log: RawLog::default(),
             limits: RawLimits::default(),
+            sinks: Vec::new(),
             admin: AdminConfig::on_port(ADMIN_PORT),
             logging: LoggingConfig::default(),
         }

@@ -7,12 +7,12 @@ use tailway_net::{ClientAuth, Security};
 use super::*;
 
 /// Certificates for one test: a CA and a certificate for this broker.
-struct Pki {
+pub(super) struct Pki {
     dir: tempfile::TempDir,
 }
 
 impl Pki {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = rcgen::KeyPair::generate().unwrap();
         let cert = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
@@ -28,8 +28,12 @@ impl Pki {
         Self { dir }
     }
 
+    pub(super) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// The text with the names of the files in it.
-    fn load(&self, text: &str) -> Result<Config, Problems> {
+    pub(super) fn load(&self, text: &str) -> Result<Config, Problems> {
         let dir = self.dir.path().display().to_string();
         let tls = format!("{{ ca: {dir}/ca.pem, cert: {dir}/b.pem, key: {dir}/b.key }}");
         let text = text.replace("$TLS", &tls).replace("$DIR", &dir);
@@ -38,13 +42,13 @@ impl Pki {
         Config::check(raw, problems)
     }
 
-    fn problems(&self, text: &str) -> Vec<(String, String)> {
+    pub(super) fn problems(&self, text: &str) -> Vec<(String, String)> {
         let problems = self.load(text).unwrap_err();
         problems.sorted().into_iter().map(|problem| (problem.path, problem.text)).collect()
     }
 }
 
-const GOOD: &str = "
+pub(super) const GOOD: &str = "
 broker: { id: 3, data_dir: $DIR/data }
 coordinator: { addresses: [\"localhost:9190\"], tls: $TLS }
 listeners:

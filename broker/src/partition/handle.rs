@@ -72,7 +72,7 @@ impl PartitionHandle {
         if let Some(failure) = self.shared.failure() {
             return Err(failure);
         }
-        if options.origin == AppendOrigin::Client {
+        if options.origin != AppendOrigin::GroupCoordinator {
             self.shared.space.take(batches.len() as u64, self.shared.clock.mono())?;
         }
         let batches = validate(batches, &self.shared.config(), options.origin)?;

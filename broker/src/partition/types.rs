@@ -23,6 +23,8 @@ pub enum AppendOrigin {
     Client,
     /// The group coordinator writing `__consumer_offsets`. Exempt from `max.message.bytes`.
     GroupCoordinator,
+    /// A forwarder writing what a sink refused. Exempt from `max.message.bytes`, because it has got in once already.
+    DeadLetters,
 }
 
 /// How to append.

@@ -71,7 +71,7 @@ impl Servers {
         clock: &Clock,
     ) -> Result<Servers> {
         let dir = DevDir::open(&dir.path.join("data"), false, clock)?;
-        configs::write_servers(&dir, transport == Transport::Plaintext)?;
+        configs::write_servers(&dir, transport == Transport::Plaintext, &[])?;
         let mut system = System::default();
         if let Err(error) = system.start_servers(&dir, clock).await {
             // Of the two errors the first is the cause.

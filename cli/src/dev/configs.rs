@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
+use tailway_broker::config::RawSink;
 use tailway_daemon::config::common::AdminConfig;
 
 use super::dir::DevDir;
@@ -19,15 +20,20 @@ const BROKER_ID: i32 = 0;
 const COORDINATOR_ID: i32 = 0;
 
 /// Writes DIR/{coordinator,broker,agent}.yaml.
-pub(crate) fn write(dir: &DevDir, inputs: &Inputs, plaintext: bool) -> Result<()> {
-    write_servers(dir, plaintext)?;
+pub(crate) fn write(
+    dir: &DevDir,
+    inputs: &Inputs,
+    plaintext: bool,
+    sinks: &[RawSink],
+) -> Result<()> {
+    write_servers(dir, plaintext, sinks)?;
     write_yaml(dir, "agent", &agent(dir, inputs))
 }
 
 /// Writes DIR/{coordinator,broker}.yaml.
-pub(crate) fn write_servers(dir: &DevDir, plaintext: bool) -> Result<()> {
+pub(crate) fn write_servers(dir: &DevDir, plaintext: bool, sinks: &[RawSink]) -> Result<()> {
     write_yaml(dir, "coordinator", &coordinator(dir))?;
-    write_yaml(dir, "broker", &broker(dir, plaintext))
+    write_yaml(dir, "broker", &broker(dir, plaintext, sinks))
 }
 
 fn write_yaml<T: Serialize>(dir: &DevDir, daemon: &str, raw: &T) -> Result<()> {
@@ -59,7 +65,7 @@ fn coordinator(dir: &DevDir) -> tailway_coordinator::config::RawConfig {
     }
 }
 
-fn broker(dir: &DevDir, plaintext: bool) -> tailway_broker::config::RawConfig {
+fn broker(dir: &DevDir, plaintext: bool, sinks: &[RawSink]) -> tailway_broker::config::RawConfig {
     use tailway_broker::config::{
         Protocol, RawBroker, RawClientAuth, RawConfig, RawCoordinator, RawListener, RawTls,
     };
@@ -98,6 +104,7 @@ fn broker(dir: &DevDir, plaintext: bool) -> tailway_broker::config::RawConfig {
             ..RawCoordinator::default()
         },
         listeners,
+        sinks: sinks.to_vec(),
         admin: AdminConfig::on_port(ports.broker_admin),
         ..RawConfig::default()
     }

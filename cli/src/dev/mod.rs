@@ -15,6 +15,7 @@ mod ports;
 mod progress;
 pub(crate) mod published;
 mod screen;
+pub(crate) mod sinks;
 pub(crate) mod system;
 
 use std::fs::File;
@@ -64,7 +65,7 @@ pub(crate) fn run(args: DevArgs) -> Result<Exit> {
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     logging::init_with_file(file, on_stderr)?;
     must_be_free(&dir, args.plaintext)?;
-    configs::write(&dir, &inputs, args.plaintext)?;
+    configs::write(&dir, &inputs, args.plaintext, &args.sinks)?;
     let workers = std::thread::available_parallelism().map_or(1, |n| n.get().min(WORKERS_MAX));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -92,7 +93,7 @@ fn export(dir: &Path, inputs: &[PathBuf], plaintext: bool) -> Result<Exit> {
         );
     }
     let dir = DevDir::open(dir, false, &Clock::new())?;
-    configs::write(&dir, &inputs, plaintext)?;
+    configs::write(&dir, &inputs, plaintext, &[])?;
     configs::published(&dir, &inputs, plaintext).write(&dir.path)?;
     say(&format!(
         "wrote {}/{{coordinator,broker,agent}}.yaml, tls/ and dev.json; start them with:",
@@ -165,6 +166,9 @@ async fn start_and_show(
     clock: &Clock,
     system: &mut System,
 ) -> Result<Ended> {
+    if !args.sinks.is_empty() {
+        sinks::set_up(dir).await;
+    }
     system.start(dir, clock).await?;
     let client = client(dir)?;
     // So that the commands work as printed, also where no line has come yet.

@@ -237,7 +237,7 @@ impl Membership {
         Ok(assignments)
     }
 
-    async fn committed_offsets(
+    pub(crate) async fn committed_offsets(
         &mut self,
         assignment: &Assignment,
     ) -> Result<BTreeMap<TopicPartition, Option<i64>>, ClientError> {

@@ -11,6 +11,7 @@ pub mod common;
 pub mod defaults;
 mod path;
 mod problems;
+pub mod secret;
 mod suggest;
 mod walk;
 mod yaml;

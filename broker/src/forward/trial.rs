@@ -1,0 +1,58 @@
+//! A sink tried without a broker: `tailway sink test` and `tailway sink setup` ask it what forwarding would ask.
+
+use std::fmt;
+
+use super::opensearch::SetUp;
+use super::sink::Sink;
+use crate::config::SinkConfig;
+use crate::machine::forward::{Failure, Pause};
+
+/// A sink as the configuration has it.
+pub struct Trial {
+    sink: Sink,
+}
+
+/// Why it did not go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrialError(String);
+
+impl fmt::Display for TrialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for TrialError {}
+
+impl From<Failure> for TrialError {
+    fn from(failure: Failure) -> Self {
+        let (Failure::Unsent { cause }
+        | Failure::Doubtful { cause, .. }
+        | Failure::Busy { cause, .. }
+        | Failure::TooLarge { cause }
+        | Failure::Pause(Pause { cause, .. })) = failure;
+        Self(cause.to_string())
+    }
+}
+
+impl Trial {
+    pub fn new(config: SinkConfig) -> Self {
+        Self { sink: Sink::new(config) }
+    }
+
+    /// Asks the sink what it is, with its credentials. Writes nothing.
+    pub async fn test(&self) -> Result<String, TrialError> {
+        match self.sink.opensearch() {
+            Some(sink) => Ok(sink.what_it_is().await?),
+            None => Ok("standard output of the broker".to_owned()),
+        }
+    }
+
+    /// Makes the index template; `None` where a sink of this type needs nothing.
+    pub async fn set_up(&self) -> Result<Option<SetUp>, TrialError> {
+        match self.sink.opensearch() {
+            Some(sink) => Ok(Some(sink.set_up(&self.sink.config.name).await?)),
+            None => Ok(None),
+        }
+    }
+}
