@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tailway_broker::config::RawSink;
 
-use crate::{members, sink};
+use crate::{bench, members, sink};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -43,12 +43,15 @@ pub(crate) enum Command {
     #[command(
         subcommand_required = true,
         arg_required_else_help = true,
-        after_help = "Example:\n  tailway bench ack --partitions 1,6,100 --seconds 5"
+        after_help = "Examples:\n  tailway bench produce --partitions 6\n  tailway bench ack --dir /var/lib/tailway"
     )]
     Bench {
         #[command(subcommand)]
-        command: BenchCommand,
+        command: bench::BenchCommand,
     },
+    /// One of the processes that a benchmark measures
+    #[command(hide = true)]
+    BenchServe { part: bench::Part, config: PathBuf },
     /// Ask a running agent
     #[command(
         subcommand_required = true,
@@ -186,41 +189,6 @@ pub(crate) enum DevCommand {
         #[arg(long)]
         plaintext: bool,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
-    /// How long a durable ack takes with N partitions written at once, beside the disk's own sync
-    Ack(BenchAckArgs),
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  tailway bench ack
-  tailway bench ack --partitions 1,100 --seconds 3 --plaintext --dir /var/lib/tailway --json ack.json")]
-pub(crate) struct BenchAckArgs {
-    /// Active partitions, one row of the table each
-    #[arg(
-        long,
-        value_name = "N,N",
-        value_delimiter = ',',
-        default_values_t = [1, 6, 100, 1_000],
-        value_parser = clap::value_parser!(u16).range(1..=5_000)
-    )]
-    pub(crate) partitions: Vec<u16>,
-    /// How long each row is measured, after a warm-up of 2 s
-    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    pub(crate) seconds: u64,
-    /// Where data is kept while it runs: the disk of this directory is measured
-    #[arg(long, value_name = "DIR", default_value = ".")]
-    pub(crate) dir: PathBuf,
-    /// Without TLS, on loopback
-    #[arg(long)]
-    pub(crate) plaintext: bool,
-    /// Also write everything as JSON
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

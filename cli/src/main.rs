@@ -41,7 +41,8 @@ fn main() -> ExitCode {
     };
     let done = match cli.command {
         Command::Dev(args) => dev::run(args),
-        Command::Bench { command } => bench::run(command),
+        Command::Bench { command } => bench::run(&command),
+        Command::BenchServe { part, config } => return bench::serve(part, &config),
         Command::Agent { command: AgentCommand::Files(args) } => agent::files(&args),
         Command::Agent { command: AgentCommand::Test { command } } => {
             let AgentTestCommand::Output(args) = command;

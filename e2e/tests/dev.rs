@@ -177,19 +177,6 @@ fn a_running_agent_tells_of_its_files() {
 }
 
 #[test]
-fn a_bench_of_acks_ends_with_its_table() {
-    let dir = tempfile::tempdir().unwrap();
-    let args = ["bench", "ack", "--partitions", "2", "--seconds", "1", "--dir", path(dir.path())];
-    let output = tailway(&args);
-    assert!(output.status.success(), "{}", said(&output));
-    let table = String::from_utf8(output.stdout).unwrap();
-    let row = table.lines().find(|line| line.starts_with("2 "));
-    let columns: Vec<&str> = row.unwrap_or_default().split_whitespace().collect();
-    assert_eq!(columns.len(), 7, "{table}");
-    assert!(columns[6].parse::<u64>().unwrap() > 0, "no ack was counted:\n{table}");
-}
-
-#[test]
 fn what_cannot_be_read_is_said_and_the_rest_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let (data, input) = (dir.path().join("data"), dir.path().join("app.log"));

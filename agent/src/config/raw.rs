@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::units::{ByteSize, Span};
+use tailway_wire::record::Compression;
 
 use crate::event::Format;
 
@@ -80,6 +81,19 @@ pub enum Codec {
     Lz4,
     #[default]
     Zstd,
+}
+
+impl Codec {
+    /// As record batches name it.
+    pub fn compression(self) -> Compression {
+        match self {
+            Codec::None => Compression::None,
+            Codec::Gzip => Compression::Gzip,
+            Codec::Snappy => Compression::Snappy,
+            Codec::Lz4 => Compression::Lz4,
+            Codec::Zstd => Compression::Zstd,
+        }
+    }
 }
 
 /// Files that are followed.

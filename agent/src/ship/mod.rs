@@ -213,7 +213,7 @@ impl Shipper {
             pipelines: send::pipelines(&config, &sender),
             new_inputs: new_inputs.map(|(index, _)| index).collect(),
             writer: EventWriter::new(&sender),
-            builder: BatchBuilder::new(send::compression(config.output.compression)),
+            builder: BatchBuilder::new(config.output.compression.compression()),
             watches: Watches::new(Arc::clone(&source), inbox.clone()),
             policy: PollPolicy::default(),
             discovery: Discovery::default(),

@@ -8,11 +8,10 @@ use std::sync::Arc;
 
 use tailway_client::TopicPartition;
 use tailway_client::machine::pipeline::Ack;
-use tailway_wire::record::Compression;
 use tokio::sync::mpsc;
 
 use super::{FileKey, ShipError, Shipper};
-use crate::config::{Codec, Config, InputConfig};
+use crate::config::{Config, InputConfig};
 use crate::event::Sender;
 use crate::machine::identity::{Generation, hash_bytes};
 use crate::machine::ledger::{PLANS_OPEN_MAX, Range, Record, Target, record_count};
@@ -30,16 +29,6 @@ pub(super) struct Topic {
     pub(super) trouble: Option<String>,
     /// Files that wait for it.
     waiting: BTreeSet<FileKey>,
-}
-
-pub(super) fn compression(codec: Codec) -> Compression {
-    match codec {
-        Codec::None => Compression::None,
-        Codec::Gzip => Compression::Gzip,
-        Codec::Snappy => Compression::Snappy,
-        Codec::Lz4 => Compression::Lz4,
-        Codec::Zstd => Compression::Zstd,
-    }
 }
 
 /// For each input, by its id, a hash of all that decides how bytes become records.

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tailway_daemon::Clock;
 use time::OffsetDateTime;
 
-use super::system::Transport;
+use super::servers::Transport;
 
 /// A machine with more than this to do besides is no place for measurements.
 const QUIET_LOAD: f64 = 0.5;
@@ -60,7 +60,9 @@ impl Conditions {
             format!(
                 "Tailway {version} ({build} build), {date} (UTC), Linux {kernel}, {cores} cores"
             ),
-            format!("file system: {file_system}; clients, broker and coordinator in one process"),
+            format!(
+                "file system: {file_system}; each daemon is a process of its own, clients are in this one"
+            ),
             format!(
                 "transport: {}; load average {:.2} before, {:.2} after{busy}",
                 self.transport.name(),

@@ -1,31 +1,42 @@
 //! `tailway bench`: what Tailway does on this machine and this disk, as a table and as JSON.
 //!
-//! One module per benchmark; `system` starts what is measured, in this process but through real sockets, TLS and disks;
-//! `latencies` is the one place for percentiles, `disk` for the disk's own speed, `conditions` for what a reader must know of
-//! the machine. A table never stands without its conditions.
+//! One module per benchmark, each a row type and how to fill it; `frame` puts conditions and the disk's own speed around
+//! what they find; `servers` starts what is measured, as processes of their own through real sockets, TLS and disks;
+//! `load` sends; `usage` asks the kernel what a process used; `latencies` is the one place for percentiles. A table never
+//! stands without its conditions.
 
 mod ack;
+mod args;
 mod conditions;
+mod connections;
+mod consume;
 mod disk;
+mod footprint;
+mod frame;
 mod latencies;
-mod system;
+mod latency;
+mod load;
+mod produce;
+mod servers;
+mod start;
+mod tail;
+mod usage;
 
-use std::path::Path;
-
-use anyhow::{Context, Result};
-use serde::Serialize;
+use anyhow::Result;
 use tailway_daemon::exit::Exit;
 
-use crate::args::BenchCommand;
+pub(crate) use args::BenchCommand;
+pub(crate) use servers::{Part, serve};
 
-pub(crate) fn run(command: BenchCommand) -> Result<Exit> {
+pub(crate) fn run(command: &BenchCommand) -> Result<Exit> {
     match command {
-        BenchCommand::Ack(args) => ack::run(&args),
+        BenchCommand::Ack(args) => ack::run(args),
+        BenchCommand::Produce(args) => produce::run(args),
+        BenchCommand::Consume(args) => consume::run(args),
+        BenchCommand::Latency(args) => latency::run(args),
+        BenchCommand::Connections(args) => connections::run(args),
+        BenchCommand::Start(args) => start::run(args),
+        BenchCommand::Tail(args) => tail::run(args),
+        BenchCommand::Footprint(args) => footprint::run(args),
     }
-}
-
-fn write_json(path: &Path, result: &impl Serialize) -> Result<()> {
-    let mut json = serde_json::to_vec_pretty(result)?;
-    json.push(b'\n');
-    std::fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
 }

@@ -36,7 +36,7 @@ pub(crate) fn write_servers(dir: &DevDir, plaintext: bool, sinks: &[RawSink]) ->
     write_yaml(dir, "broker", &broker(dir, plaintext, sinks))
 }
 
-fn write_yaml<T: Serialize>(dir: &DevDir, daemon: &str, raw: &T) -> Result<()> {
+pub(crate) fn write_yaml<T: Serialize>(dir: &DevDir, daemon: &str, raw: &T) -> Result<()> {
     let yaml = tailway_daemon::config::to_yaml(raw)
         .map_err(|error| anyhow!("cannot write the configuration of the {daemon}: {error}"))?;
     let text = format!("# Written by `tailway dev`, which writes it again at each start.\n{yaml}");
@@ -110,7 +110,7 @@ fn broker(dir: &DevDir, plaintext: bool, sinks: &[RawSink]) -> tailway_broker::c
     }
 }
 
-fn agent(dir: &DevDir, inputs: &Inputs) -> tailway_agent::config::RawConfig {
+pub(crate) fn agent(dir: &DevDir, inputs: &Inputs) -> tailway_agent::config::RawConfig {
     use tailway_agent::config::{RawAgent, RawConfig, RawInput, RawOutput, RawTls};
     let ports = dir.identity.ports;
     RawConfig {
