@@ -182,9 +182,8 @@ impl Authority {
         stem: &str,
     ) -> Result<Option<Authority>, AuthorityError> {
         let key_path = file(dir, stem, KEY);
-        let Some(key) = read(disk, &key_path)? else { return Ok(None) };
         tailway_net::tls::check_private(&key_path, 0o077).map_err(AuthorityError::Exposed)?;
-        let key = Secret::new(key);
+        let Some(key) = read(disk, &key_path)?.map(Secret::new) else { return Ok(None) };
         let path = file(dir, stem, "pem");
         let damaged =
             |path: &Path, cause: String| AuthorityError::Damaged { path: path.to_owned(), cause };

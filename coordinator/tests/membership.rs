@@ -188,8 +188,9 @@ async fn enroll(
     let stream = dial(&address, Some(&tls), PATIENCE).await.map_err(|e| e.to_string())?;
     let mut reader = FrameReader::new(stream, 1 << 20);
     let body = request.encode();
+    let body = body.expose().as_bytes();
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
-    let segments = [Bytes::copy_from_slice(&length), Bytes::from(body)];
+    let segments = [Bytes::copy_from_slice(&length), Bytes::copy_from_slice(body)];
     write_segments(reader.inner_mut(), &segments).await.map_err(|e| e.to_string())?;
     let frame = reader.next().await.map_err(|e| e.to_string())?;
     match Answer::decode(&frame.ok_or("no answer")?).unwrap() {

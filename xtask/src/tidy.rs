@@ -26,6 +26,35 @@ const IMPURE: &[(&str, &str)] = &[
     ("HashSet", "iteration order differs from run to run: use BTreeSet"),
 ];
 
+/// Methods by which a secret becomes plain text.
+const EXPOSING: &[&str] = &[
+    "expose()",
+    "serialize_pem()",
+    "serialize_der()",
+    "serialized_der()",
+    "secret_der()",
+    "secret_pkcs8_der()",
+];
+
+/// The files that may do so, and what for.
+const MAY_EXPOSE: &[(&str, &str)] = &[
+    ("broker/src/forward/opensearch/mod.rs", "the header that authorizes at a sink"),
+    ("cli/src/dev/certs.rs", "keys of a dev cluster, to their files"),
+    ("cli/src/members/cert.rs", "a key and a password, to their files"),
+    ("cli/src/members/enroll.rs", "a token that was typed, and the request that shows it"),
+    ("cli/src/members/identity.rs", "a key, to its file and back"),
+    ("cli/src/members/init.rs", "a key, into a Secret"),
+    ("cli/src/members/pkcs12.rs", "a password, to the encryption"),
+    ("cli/src/members/token.rs", "a token, to standard output, once"),
+    ("coordinator/src/api/enrollment.rs", "a token's secret, to its hash"),
+    ("coordinator/src/authority.rs", "the CA's key, to its file and to the signing library"),
+    ("crates/daemon/src/certificates.rs", "a renewed key, to its file"),
+    ("crates/metadata/src/enrollment.rs", "a token's text and the request that shows it"),
+    ("crates/net/src/certificate_request.rs", "a key, into a Secret"),
+    ("crates/net/src/tls.rs", "a key, to the TLS library"),
+    ("sim/src/tls.rs", "keys of a simulated cluster, to their files"),
+];
+
 /// Words that mean unfinished work. Split, so that this file does not accuse itself.
 const UNFINISHED: &[&str] =
     &[concat!("FIX", "ME"), concat!("TO", "DO"), concat!("X", "XX"), concat!("unimple", "mented!")];
@@ -56,7 +85,18 @@ pub(crate) fn check(root: &Path) -> Result<Vec<Complaint>> {
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         complaints.extend(check_source(path.strip_prefix(root).unwrap_or(&path), &text));
     }
+    complaints.extend(stale_entries(root));
     Ok(complaints)
+}
+
+/// Files that may show a secret and do not.
+fn stale_entries(root: &Path) -> Vec<Complaint> {
+    let stale = MAY_EXPOSE.iter().filter(|(path, _)| {
+        let text = fs::read_to_string(root.join(path)).unwrap_or_default();
+        !EXPOSING.iter().any(|word| text.contains(&format!(".{word}")))
+    });
+    let what = "may show a secret (MAY_EXPOSE in xtask/src/tidy.rs) and does not: take it out of that list";
+    stale.map(|(path, _)| Complaint { path: path.into(), line: 1, what: what.into() }).collect()
 }
 
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
@@ -100,6 +140,7 @@ fn check_source(path: &Path, text: &str) -> Vec<Complaint> {
     {
         say(1, "has `on_event` without `deadline` and `check`: a driver and a simulation need all three".into());
     }
+    let may_expose = MAY_EXPOSE.iter().any(|(file, _)| path == Path::new(file));
     let pure_until = if is_pure(path) { first_test_line(text) } else { 0 };
     for (index, line) in text.lines().enumerate() {
         if !line.is_ascii() {
@@ -111,6 +152,16 @@ fn check_source(path: &Path, text: &str) -> Vec<Complaint> {
             }
         }
         let code = line.split("//").next().unwrap_or_default();
+        if index < tests_from && !may_expose {
+            for word in EXPOSING.iter().filter(|word| code.contains(&format!(".{word}"))) {
+                say(
+                    index + 1,
+                    format!(
+                        "`{word}` shows a secret: keep it in a `Secret`, or name this file and what for in MAY_EXPOSE (xtask/src/tidy.rs)"
+                    ),
+                );
+            }
+        }
         if index < pure_until {
             for (word, why) in IMPURE {
                 if code.contains(word) {
@@ -200,6 +251,16 @@ mod tests {
             let said: Vec<String> =
                 check_source(Path::new(path), text).iter().map(ToString::to_string).collect();
             assert_eq!(said, expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_is_shown_in_another_file_is_named() {
+        let text = "//! D.\nfn f(key: Secret) {\n    tracing::info!(\"{}\", key.expose());\n}\n#[cfg(test)]\nmod tests { fn f() { x.expose(); } }\n";
+        let said = check_source(Path::new("broker/src/log/segment.rs"), text);
+        assert_eq!(said.iter().map(|said| said.line).collect::<Vec<_>>(), [3], "{said:?}");
+        for allowed in ["crates/net/src/tls.rs", "cli/tests/members.rs"] {
+            assert_eq!(check_source(Path::new(allowed), text), vec![], "{allowed}");
         }
     }
 

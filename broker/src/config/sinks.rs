@@ -309,20 +309,22 @@ fn check_urls(
 
 /// Whether it is https, where it is, and what stands before each path.
 fn parse_url(url: &str) -> Result<(bool, HostPort, String), String> {
+    // Before anything that repeats it.
+    if url.contains('@') {
+        return Err(
+            "a URL has no password in it; write username: and password: { file: PATH }".into()
+        );
+    }
     let (secure, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
         (Some(rest), _) => (true, rest),
         (_, Some(rest)) => (false, rest),
         _ => return Err(format!("{url:?} is no URL; write https://HOST:9200")),
     };
-    if rest.contains('@') {
-        return Err(
-            "a URL has no password in it; write username: and password: { file: PATH }".into()
-        );
-    }
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let path = path.trim_end_matches('/');
     if path.contains(['?', '#']) || !path.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(format!("{url:?} has more than a path behind its host; remove it"));
+        // Not repeated: it may be an API key.
+        return Err("this URL has more than a path behind its host; remove it".into());
     }
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| !port.contains(']'));
     let address = if has_port { authority.to_owned() } else { format!("{authority}:9200") };

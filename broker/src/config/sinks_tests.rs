@@ -139,6 +139,25 @@ fn everything_that_is_wrong_is_said_where_it_stands() {
     assert_eq!(unknown[0].0, "sinks[0].tpye");
 }
 
+/// What is refused may be a secret in the wrong place: it is named by where it stands, not by what it is.
+#[test]
+fn a_secret_in_the_wrong_place_is_not_repeated() {
+    let pki = Pki::new();
+    for (wrong, path) in [
+        ("urls: [\"HTTPS://u:hunter2@h\"]", "sinks[0].urls[0]"),
+        ("urls: [\"https://u:hunter2@h\"]", "sinks[0].urls[0]"),
+        ("urls: [\"u:hunter2@h\"]", "sinks[0].urls[0]"),
+        ("urls: [\"https://h/?api_key=hunter2\"]", "sinks[0].urls[0]"),
+        ("urls: [\"https://h\"], username: u, password: hunter2", "sinks[0].password"),
+        ("urls: [\"https://h\"], api_key: hunter2", "sinks[0].api_key"),
+    ] {
+        let sink = format!("  - {{ name: a, type: opensearch, topics: [a], {wrong} }}");
+        let told = pki.problems(&config(&sink));
+        assert!(told.iter().any(|(at, _)| at == path), "{wrong}: {told:?}");
+        assert!(!format!("{told:?}").contains("hunter2"), "{told:?}");
+    }
+}
+
 #[test]
 fn credentials_stay_on_this_host_or_go_over_tls_and_are_never_shown() {
     let pki = Pki::new();

@@ -14,7 +14,7 @@ use rustls_pki_types::pem::PemObject;
 use tailway_coordinator::authority::{self, Authority};
 use tailway_metadata::security::IssuedCertificate;
 use tailway_metadata::time::WallMs;
-use tailway_metadata::{ClusterId, Role};
+use tailway_metadata::{ClusterId, Role, Secret};
 use tailway_net::PeerIdentity;
 use tailway_net::validity::not_after;
 use tailway_storage::FsDisk;
@@ -114,7 +114,8 @@ impl Certificates {
         let certificate = authority.sign(cluster, issued, &key)?;
         let role = issued.role.name();
         write_file(&self.cert(role), certificate.as_bytes(), 0o644)?;
-        write_file(&self.key(role), key.serialize_pem().as_bytes(), 0o600)
+        let key = Secret::new(key.serialize_pem());
+        write_file(&self.key(role), key.expose().as_bytes(), 0o600)
     }
 
     /// The authority that is there, or why it cannot be used.
@@ -144,8 +145,8 @@ impl Certificates {
         let role = role.name();
         let unreadable = "it could not be read";
         let certificate = CertificateDer::from_pem_file(self.cert(role)).map_err(|_| unreadable)?;
-        let key = fs::read_to_string(self.key(role)).map_err(|_| unreadable)?;
-        KeyPair::from_pem(&key).map_err(|_| unreadable)?;
+        let key = fs::read_to_string(self.key(role)).map(Secret::new).map_err(|_| unreadable)?;
+        KeyPair::from_pem(key.expose()).map_err(|_| unreadable)?;
         lasting(&certificate, now)?;
         let named = PeerIdentity::from_certificate(&certificate).and_then(|peer| peer.spiffe);
         let right = named

@@ -93,10 +93,11 @@ async fn ask(address: &HostPort, token: &Token, request: &EnrollRequest) -> Resu
     let tls = ClientTls::pinned(token.ca)?;
     let stream = dial(address, Some(&tls), TIMEOUT).await?;
     let body = request.encode();
+    let body = body.expose().as_bytes();
     let length = u32::try_from(body.len())?.to_be_bytes();
     let mut reader = FrameReader::new(stream, ANSWER_BYTES_MAX);
     let talk = async {
-        let segments = [Bytes::copy_from_slice(&length), Bytes::from(body)];
+        let segments = [Bytes::copy_from_slice(&length), Bytes::copy_from_slice(body)];
         write_segments(reader.inner_mut(), &segments).await?;
         let frame = reader.next().await?;
         frame.context("it closed the connection without an answer")

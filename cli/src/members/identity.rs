@@ -118,7 +118,8 @@ impl Papers {
         self.put("ca.pem", ca_pem)?;
         self.put(FILE, serde_json::to_string_pretty(identity)?)?;
         if self.one_file {
-            return self.put(MEMBER, format!("{certificate_pem}{}", key_pem.expose()));
+            let whole = Secret::new(format!("{certificate_pem}{}", key_pem.expose()));
+            return self.put(MEMBER, whole.expose());
         }
         self.put("cert.key", key_pem.expose())?;
         self.put("cert.pem", certificate_pem)

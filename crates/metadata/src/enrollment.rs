@@ -73,33 +73,45 @@ pub struct EnrollRequest {
     pub csr: String,
 }
 
-/// [`EnrollRequest`] on the wire.
-#[derive(Serialize, Deserialize)]
+/// [`EnrollRequest`] as it is received.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct EnrollWire {
+struct Received {
     version: u32,
     token_id: String,
-    secret: String,
+    secret: Secret,
     id: String,
     names: Vec<String>,
     csr: String,
 }
 
+/// And as it is sent.
+#[derive(Serialize)]
+struct Sent<'a> {
+    version: u32,
+    token_id: &'a str,
+    secret: &'a str,
+    id: &'a str,
+    names: &'a [String],
+    csr: &'a str,
+}
+
 impl EnrollRequest {
-    pub fn encode(&self) -> Vec<u8> {
-        let wire = EnrollWire {
+    /// The body, secret included.
+    pub fn encode(&self) -> Secret {
+        let sent = Sent {
             version: VERSION,
-            token_id: self.token_id.clone(),
-            secret: self.secret.expose().to_owned(),
-            id: self.id.clone(),
-            names: self.names.clone(),
-            csr: self.csr.clone(),
+            token_id: &self.token_id,
+            secret: self.secret.expose(),
+            id: &self.id,
+            names: &self.names,
+            csr: &self.csr,
         };
-        to_json(&wire)
+        Secret::from_utf8(to_json(&sent)).unwrap_or_else(|| panic!("JSON is always UTF-8"))
     }
 
     pub fn decode(body: &[u8]) -> Result<EnrollRequest, String> {
-        let wire: EnrollWire = serde_json::from_slice(body)
+        let wire: Received = serde_json::from_slice(body)
             // The text of a serde error can quote what it found.
             .map_err(|error| {
                 format!(
@@ -116,7 +128,7 @@ impl EnrollRequest {
         }
         Ok(EnrollRequest {
             token_id: wire.token_id,
-            secret: Secret::new(wire.secret),
+            secret: wire.secret,
             id: wire.id,
             names: wire.names,
             csr: wire.csr,
@@ -300,9 +312,9 @@ mod tests {
             csr: "x".into(),
         };
         let body = request.encode();
-        let read = EnrollRequest::decode(&body).unwrap();
-        assert_eq!(read.encode(), body);
-        let text = String::from_utf8(body).unwrap();
+        let text = body.expose();
+        let read = EnrollRequest::decode(text.as_bytes()).unwrap();
+        assert_eq!(read.encode().expose(), text);
         for (from, to, why) in [
             ("\"version\":0", "\"version\":1", "version 1"),
             ("\"id\"", "\"secret2\"", "no enrolment request"),

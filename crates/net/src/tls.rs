@@ -16,6 +16,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tailway_metadata::Secret;
 use tailway_metadata::security::{Serial, Sha256};
 
 use crate::address::HostPort;
@@ -351,13 +352,15 @@ pub fn read_certificates(
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let pem = read("key", path)?;
-    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|cause| match cause {
+    let pem = Secret::from_ascii(read("key", path)?);
+    let key = PrivateKeyDer::from_pem_slice(pem.expose().as_bytes());
+    let key = key.map_err(|cause| match cause {
         PemError::NoItemsFound => {
             TlsError::Empty { what: "private key", marker: "PRIVATE KEY", path: path.into() }
         }
         cause => TlsError::Pem { what: "key", path: path.into(), cause },
     })?;
+    // A file without a key in it may be anybody's.
     check_private(path, KEY_MODE_MASK)?;
     Ok(key)
 }

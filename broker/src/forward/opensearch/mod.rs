@@ -21,6 +21,7 @@ use bytes::Bytes;
 use hyper::header::HeaderValue;
 use hyper::{Method, StatusCode};
 use serde::Deserialize;
+use tailway_metadata::Secret;
 use tailway_metadata::time::WallMs;
 
 use super::record::Record;
@@ -123,14 +124,15 @@ impl OpenSearch {
             Auth::None => return Ok(None),
             Auth::Basic { username, password } => {
                 let password = password.read().map_err(|error| pause(error.to_string()))?;
-                format!("Basic {}", STANDARD.encode(format!("{username}:{}", password.expose())))
+                let both = Secret::new(format!("{username}:{}", password.expose()));
+                Secret::new(format!("Basic {}", STANDARD.encode(both.expose())))
             }
             Auth::ApiKey(key) => {
                 let key = key.read().map_err(|error| pause(error.to_string()))?;
-                format!("ApiKey {}", key.expose())
+                Secret::new(format!("ApiKey {}", key.expose()))
             }
         };
-        let mut value = HeaderValue::from_str(&text).map_err(|_| {
+        let mut value = HeaderValue::from_str(text.expose()).map_err(|_| {
             pause("the credentials have characters that no header can carry".into())
         })?;
         value.set_sensitive(true);

@@ -2,11 +2,14 @@
 //!
 //! `{ file: PATH }`, or `{ credential: NAME }` for what systemd's `LoadCredential=` puts into `$CREDENTIALS_DIRECTORY`. It is
 //! read anew each time it is needed, so that a replaced file is enough. Invariant: what a file holds is in a [`Secret`] from
-//! the first byte on, and an error names the file, never its content.
+//! the first byte on, and an error names the file, never its content. Who writes the secret itself there is told not to, by an
+//! error that does not repeat it.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 use tailway_metadata::secret::Secret;
 
@@ -18,13 +21,72 @@ const BYTES_MAX: u64 = 64 * 1024;
 const MODE_MASK: u32 = 0o037;
 
 /// A secret as it is named in a file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct RawSecret {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credential: Option<String>,
+}
+
+/// The mapping that a [`RawSecret`] is.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct Named {
+    file: Option<PathBuf>,
+    credential: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for RawSecret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawSecret, D::Error> {
+        deserializer.deserialize_any(NamedOnly)
+    }
+}
+
+/// Takes a mapping. What else is written may be the secret itself, and serde's errors would repeat it.
+struct NamedOnly;
+
+fn written_here<E: Error>() -> E {
+    E::custom(
+        "a secret is not written here; write { file: PATH } or { credential: NAME }, and take it out of this file",
+    )
+}
+
+impl<'de> Visitor<'de> for NamedOnly {
+    type Value = RawSecret;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("{ file: PATH } or { credential: NAME }")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<RawSecret, A::Error> {
+        let Named { file, credential } = Named::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(RawSecret { file, credential })
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, _: A) -> Result<RawSecret, A::Error> {
+        Err(written_here())
+    }
+
+    fn visit_str<E: Error>(self, _: &str) -> Result<RawSecret, E> {
+        Err(written_here())
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<RawSecret, E> {
+        Err(written_here())
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<RawSecret, E> {
+        Err(written_here())
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<RawSecret, E> {
+        Err(written_here())
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<RawSecret, E> {
+        Err(written_here())
+    }
 }
 
 /// Where a secret is read from.
@@ -111,12 +173,10 @@ impl SecretSource {
             return Err(SecretError::TooLong { path });
         }
         let bytes = std::fs::read(&path).map_err(failed)?;
-        let Ok(mut text) = String::from_utf8(bytes) else {
+        let Some(secret) = Secret::from_utf8(bytes).map(|text| text.trim_end()) else {
             return Err(SecretError::NotText { path });
         };
-        let len = text.trim_end_matches(['\r', '\n']).len();
-        text.truncate(len);
-        if text.is_empty() { Err(SecretError::Empty { path }) } else { Ok(Secret::new(text)) }
+        if secret.is_empty() { Err(SecretError::Empty { path }) } else { Ok(secret) }
     }
 }
 
@@ -125,6 +185,41 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[derive(Deserialize)]
+    struct Holder {
+        password: Option<RawSecret>,
+    }
+
+    /// A password in the configuration itself is not repeated by the error that refuses it.
+    #[test]
+    fn a_secret_that_is_written_in_the_configuration_is_refused_and_not_shown() {
+        let load = |value: &str| {
+            let text = format!("password: {value}\n");
+            super::super::load_text::<Holder>(Path::new("b.yaml"), &text)
+        };
+        for value in
+            ["hunter2", "'hunter2'", "8812345", "-8812345", "8812345.5", "[hunter2]", "true"]
+        {
+            let (holder, problems) = load(value).unwrap();
+            assert!(holder.password.is_none());
+            let said = problems.finish(()).unwrap_err().to_string();
+            assert!(said.contains("password: a secret is not written here"), "{said}");
+            assert!(!said.contains("hunter2") && !said.contains("88123"), "{said}");
+        }
+        for (value, key) in
+            [("{ value: hunter2 }", "password.value"), ("{ hunter: hunter2 }", "password.hunter")]
+        {
+            let said = load(value).unwrap().1.finish(()).unwrap_err().to_string();
+            assert!(
+                said.contains(&format!("{key}: unknown key")) && !said.contains("hunter2"),
+                "{said}"
+            );
+        }
+        let (holder, problems) = load("{ file: /etc/p }").unwrap();
+        problems.finish(()).unwrap();
+        assert_eq!(holder.password.unwrap().file.unwrap(), Path::new("/etc/p"));
+    }
 
     #[test]
     fn a_secret_is_read_without_its_line_end_or_refused_by_its_file() {
