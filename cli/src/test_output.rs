@@ -14,7 +14,7 @@ use tailway_daemon::{Clock, Daemon};
 use crate::args::AgentTestOutputArgs;
 use crate::diagnose::verdict::{judge_producers, judge_topics};
 use crate::diagnose::{Finding, brokers, is_good, own_certificate, report};
-use crate::output::complain;
+use crate::output::{complain, quoted};
 
 pub(crate) async fn run(args: AgentTestOutputArgs) -> Result<Exit> {
     let config = match Agent::load_config(&args.config) {
@@ -44,10 +44,22 @@ async fn test(config: &Config, timeout: Duration, clock: &Clock) -> Vec<Finding>
     let (seen, described) = brokers::look(&client, &Ask::Topics(topics.clone()), clock).await;
     findings.extend(seen);
     if let Some(described) = described {
-        findings.extend(judge_topics(&topics, &described));
+        findings.extend(judge_topics(&topics, &described, &way_in(config)));
         findings.extend(producers(&topics, &described, client).await);
     }
     findings
+}
+
+/// The options by which an admin's command reaches the same cluster: an agent's own certificate makes no topics.
+fn way_in(config: &Config) -> String {
+    let brokers: Vec<String> = config.output.brokers.iter().map(ToString::to_string).collect();
+    let way = format!("--bootstrap {}", quoted(&brokers.join(",")));
+    let Some(files) = config.output.tls.as_ref().and_then(|tls| tls.files()) else { return way };
+    let admin = match files.cert {
+        Some(_) => " --tls-cert ADMIN/cert.pem --tls-key ADMIN/cert.key",
+        None => "",
+    };
+    format!("{way} --tls-ca {}{admin}", quoted(&files.ca.display().to_string()))
 }
 
 /// Asks the leader of the first partition of each topic that is there.

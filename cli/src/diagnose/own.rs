@@ -12,6 +12,9 @@ const STEP: &str = "own certificate";
 const RENEW: &str =
     "tailway cert renew DIR (of a daemon: /status, certificate, says why it is not renewed)";
 
+/// For one that has ended, on either side's word.
+pub(super) const ENROL_ANEW: &str = "a new token (tailway token create) and `tailway enroll`, or tailway cert issue: one that has ended cannot be renewed";
+
 /// `None` where none is configured.
 pub(crate) fn own_certificate(files: &ClientTlsFiles, now: WallMs) -> Option<Finding> {
     let path = files.cert.as_ref()?;
@@ -33,7 +36,7 @@ fn judge(target: &str, whose: &str, (from, until): (WallMs, WallMs), now: WallMs
     let clock = format!("this host's clock says {}", moment(now));
     if now > until {
         let what = format!("{whose}; it ended at {}, {clock}", moment(until));
-        return Finding::failed(target, STEP, what, RENEW);
+        return Finding::failed(target, STEP, what, ENROL_ANEW);
     }
     if now < from {
         let what = format!("{whose}; it is valid from {}, {clock}", moment(from));
@@ -73,6 +76,8 @@ mod tests {
         ] {
             let finding = judge("c.pem", "agent", (from, until), WallMs(now));
             assert_eq!(finding.state, state, "{now}");
+            let ended = finding.next.as_deref() == Some(ENROL_ANEW);
+            assert_eq!(ended, now > until.0, "{now}: one that has ended cannot be renewed");
             assert!(finding.detail.contains(text), "{now}: {}", finding.detail);
         }
     }

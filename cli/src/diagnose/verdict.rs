@@ -6,6 +6,7 @@ use tailway_client::{ClientError, ClusterMetadata};
 use tailway_metadata::time::WallMs;
 use tailway_net::dial::DialFailure;
 use tailway_net::explain::{Side, TlsFailure};
+use tailway_net::own::ByOurClock;
 use tailway_net::{DialError, RpcError};
 use tailway_wire::ErrorCode;
 
@@ -123,8 +124,9 @@ fn greeting(probed: &Probed, error: &ClientError) -> (&'static str, String, Stri
         TlsFailure::OurIssuerUnknown => {
             "use a client certificate of a CA that the server trusts (its listeners[].tls.ca)"
         }
-        TlsFailure::OurCertificateExpired => {
-            "renew the client certificate: tailway cert renew DIR, or a new token and `tailway enroll`"
+        TlsFailure::OurCertificateNotNow { ours: ByOurClock::Over, .. } => super::own::ENROL_ANEW,
+        TlsFailure::OurCertificateNotNow { .. } => {
+            "compare the clocks of this host and of the server (timedatectl on both)"
         }
         _ => "the server's log names the check that failed",
     };
@@ -178,11 +180,12 @@ pub(crate) fn ends_soon(not_before: WallMs, not_after: WallMs, now: WallMs) -> b
 }
 
 /// Whether this identity may write to the topics that it is configured for.
-pub(crate) fn judge_topics(names: &[String], described: &Described) -> Vec<Finding> {
-    names.iter().map(|name| judge_topic(name, described)).collect()
+pub(crate) fn judge_topics(names: &[String], described: &Described, way_in: &str) -> Vec<Finding> {
+    names.iter().map(|name| judge_topic(name, described, way_in)).collect()
 }
 
-fn judge_topic(name: &str, described: &Described) -> Finding {
+/// `way_in`: the options by which an admin's command reaches the same cluster.
+fn judge_topic(name: &str, described: &Described, way_in: &str) -> Finding {
     const STEP: &str = "write";
     let target = format!("topic {name}");
     let missing = || {
@@ -190,7 +193,7 @@ fn judge_topic(name: &str, described: &Described) -> Finding {
             &target,
             STEP,
             "it does not exist yet: it is made with the first line, if the cluster makes topics by itself (topics.auto_create, in Kafka auto.create.topics.enable)",
-            format!("tailway topic create {name}"),
+            format!("tailway topic create {name} {way_in}"),
         )
     };
     let Some(topic) = described.cluster.topic(name) else { return missing() };
@@ -209,7 +212,7 @@ fn judge_topic(name: &str, described: &Described) -> Finding {
             &target,
             STEP,
             code.to_string(),
-            format!("tailway topic describe {name}"),
+            format!("tailway topic describe {name} {way_in}"),
         ),
         _ if leaderless > 0 => Finding::failed(
             &target,

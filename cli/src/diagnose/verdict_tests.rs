@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tailway_client::{BrokerInfo, HostPort, PartitionInfo, TopicInfo};
 use tailway_metadata::TopicId;
+use tailway_net::own::ByOurClock;
 
 use super::*;
 
@@ -95,6 +96,7 @@ fn each_failure_is_laid_to_its_step_with_cause_and_next_command() {
         presented: vec![presented.into()],
     };
     let clocks = || "it is valid from A, this host's clock says B".to_owned();
+    let ours = |ours| TlsFailure::OurCertificateNotNow { ours, clocks: clocks() };
     let tls = |failure| dial(DialFailure::Tls(failure));
     let refused = || TlsFailure::CertificateRefused { alert: "CertificateRevoked".into() };
     let unresolved = DialFailure::NameNotFound { detail: "no such host".into() };
@@ -118,7 +120,8 @@ fn each_failure_is_laid_to_its_step_with_cause_and_next_command() {
         (closed(Some(refused())), TLS, "CertificateRevoked", "tailway enroll"),
         (closed(Some(TlsFailure::CertificateRequired)), TLS, "requires a certificate", "tls.cert"),
         (closed(Some(TlsFailure::OurIssuerUnknown)), TLS, "does not trust the CA", "listeners[]"),
-        (closed(Some(TlsFailure::OurCertificateExpired)), TLS, "has expired", "cert renew DIR"),
+        (closed(Some(ours(ByOurClock::Over))), TLS, "clock says B", "tailway enroll"),
+        (closed(Some(ours(ByOurClock::Early))), TLS, "valid from A", "timedatectl"),
         (closed(None), API_VERSIONS, "closed the connection", "the server's log"),
         (End::Greeting(version), API_VERSIONS, "makes no sense", "is it a Kafka broker"),
         (
@@ -169,7 +172,7 @@ fn what_works_says_how_long() {
 #[test]
 fn a_topic_is_judged_by_rights_existence_and_leaders() {
     let judged = |name: &str, described: &Described| {
-        let finding = judge_topic(name, described);
+        let finding = judge_topic(name, described, "--bootstrap b:9093");
         (finding.state, finding.detail, finding.next.unwrap_or_default())
     };
     for (name, seen, state, detail, next) in [
@@ -177,7 +180,13 @@ fn a_topic_is_judged_by_rights_existence_and_leaders() {
         ("logs", described(None, &[1]), State::Ok, "does not tell", ""),
         ("logs", described(Some(false), &[1]), State::Failed, "may not write", "kafka-acls"),
         ("logs", described(Some(true), &[1, -1]), State::Failed, "1 of its 2", "tailway status"),
-        ("audit", described(None, &[1]), State::Warning, "not exist", "tailway topic create audit"),
+        (
+            "audit",
+            described(None, &[1]),
+            State::Warning,
+            "not exist",
+            "tailway topic create audit --bootstrap b:9093",
+        ),
     ] {
         let got = judged(name, &seen);
         assert!(got.0 == state && got.1.contains(detail) && got.2.contains(next), "{got:?}");

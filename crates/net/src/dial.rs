@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::address::HostPort;
 use crate::explain::{self, Side, TlsFailure};
+use crate::own::{self, ByOurClock};
 use crate::stream::Stream;
 use crate::tls::{ClientTls, TlsError};
 
@@ -91,11 +92,12 @@ async fn attempt(
     let tcp = connect(address, timeout, deadline, tried).await?;
     tcp.set_nodelay(true).map_err(DialFailure::Io)?;
     let Some((tls, name)) = name else { return Ok(Stream::Tcp(tcp)) };
-    let connector = tokio_rustls::TlsConnector::from(tls.config());
+    let (config, ours) = tls.loaded();
+    let connector = tokio_rustls::TlsConnector::from(config);
     match timeout_at(deadline, connector.connect(name, tcp)).await {
-        Ok(Ok(stream)) => Ok(Stream::TlsClient(Box::new(stream))),
+        Ok(Ok(stream)) => Ok(Stream::TlsClient(Box::new(stream), ours)),
         Ok(Err(error)) => Err(match TlsFailure::of_io(&error) {
-            Some(failure) => DialFailure::Tls(failure),
+            Some(failure) => DialFailure::Tls(own::refine(failure, ours.as_deref())),
             None if explain::is_closed(&error) => DialFailure::Tls(TlsFailure::Closed),
             None => DialFailure::Io(error),
         }),
@@ -247,7 +249,12 @@ impl DialError {
             TlsFailure::CertificateRefused { .. } | TlsFailure::OurIssuerUnknown => {
                 "use a client certificate that the server's client CA has signed".into()
             }
-            TlsFailure::OurCertificateExpired => "renew the client certificate".into(),
+            TlsFailure::OurCertificateNotNow { ours: ByOurClock::Over, .. } => {
+                "renew the client certificate".into()
+            }
+            TlsFailure::OurCertificateNotNow { .. } => {
+                "compare the clocks of this host and of the server (timedatectl)".into()
+            }
             _ => format!("openssl s_client -connect {at} -CAfile {ca}"),
         }
     }

@@ -7,7 +7,9 @@
 use std::io;
 
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
+use tailway_metadata::time::WallMs;
 
+use crate::own::{ByOurClock, Refused};
 use crate::pin::NotPinned;
 
 /// Which end of the connection we are.
@@ -55,8 +57,11 @@ pub enum TlsFailure {
     },
     /// The peer does not trust the CA of our certificate.
     OurIssuerUnknown,
-    /// The peer says that our certificate is over.
-    OurCertificateExpired,
+    /// The peer says that our certificate is over, or not valid yet; both clocks, if known.
+    OurCertificateNotNow {
+        ours: ByOurClock,
+        clocks: String,
+    },
     /// No TLS version or cipher in common.
     NothingInCommon,
     Other(String),
@@ -68,7 +73,8 @@ impl TlsFailure {
         if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             return Some(Self::of(tls));
         }
-        None
+        let inner = error.get_ref()?;
+        inner.downcast_ref::<Refused>().map(|Refused(failure)| failure.clone())
     }
 
     /// Classifies a rustls error.
@@ -99,16 +105,16 @@ impl TlsFailure {
             CertificateError::ExpiredContext { time, not_after } => Self::Expired {
                 clocks: format!(
                     "it expired at {}, this host's clock says {}",
-                    utc(not_after.as_secs()),
-                    utc(time.as_secs())
+                    utc_of(not_after.as_secs()),
+                    utc_of(time.as_secs())
                 ),
             },
             CertificateError::Expired => Self::Expired { clocks: "it has expired".into() },
             CertificateError::NotValidYetContext { time, not_before } => Self::NotValidYet {
                 clocks: format!(
                     "it is valid from {}, this host's clock says {}",
-                    utc(not_before.as_secs()),
-                    utc(time.as_secs())
+                    utc_of(not_before.as_secs()),
+                    utc_of(time.as_secs())
                 ),
             },
             CertificateError::NotValidYet => {
@@ -130,7 +136,9 @@ impl TlsFailure {
             }
             // The second where the peer has a CA of the same name with another key: it was made anew.
             AlertDescription::UnknownCA | AlertDescription::DecryptError => Self::OurIssuerUnknown,
-            AlertDescription::CertificateExpired => Self::OurCertificateExpired,
+            AlertDescription::CertificateExpired => {
+                Self::OurCertificateNotNow { ours: ByOurClock::Good, clocks: String::new() }
+            }
             AlertDescription::BadCertificate
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnsupportedCertificate
@@ -182,7 +190,15 @@ impl TlsFailure {
             Self::OurIssuerUnknown => {
                 format!("the {peer} does not trust the CA that signed our certificate")
             }
-            Self::OurCertificateExpired => format!("the {peer} says our certificate has expired"),
+            Self::OurCertificateNotNow { ours, clocks } => {
+                let what = match ours {
+                    ByOurClock::Over => "has expired",
+                    ByOurClock::Early => "is not valid yet",
+                    ByOurClock::Good => "has expired or is not valid yet, by its clock",
+                };
+                let colon = if clocks.is_empty() { "" } else { ": " };
+                format!("the {peer} says our certificate {what}{colon}{clocks}")
+            }
             Self::NothingInCommon => {
                 format!("the {peer} and we have no TLS version or certificate kind in common")
             }
@@ -224,8 +240,13 @@ fn host_name(name: &str) -> Option<String> {
     matches!(kind, "DnsName" | "IpAddress").then(|| format!("`{inner}`"))
 }
 
-/// Seconds since 1970 as `2026-11-03T10:00:00Z`.
-fn utc(seconds: u64) -> String {
+/// A moment as `2026-11-03T10:00:00Z`, to the second.
+pub fn utc(at: WallMs) -> String {
+    utc_of(u64::try_from(at.0.div_euclid(1_000)).unwrap_or(0))
+}
+
+/// Seconds since 1970, in the same form.
+fn utc_of(seconds: u64) -> String {
     let (days, rest) = (seconds / 86_400, seconds % 86_400);
     // Days to civil date, after Howard Hinnant: years start in March, eras last 400 years.
     let z = days + 719_468;
@@ -254,7 +275,7 @@ mod tests {
             (1_709_251_200, "2024-03-01T00:00:00Z"),
             (4_102_444_799, "2099-12-31T23:59:59Z"),
         ] {
-            assert_eq!(utc(seconds), text);
+            assert_eq!(utc_of(seconds), text);
         }
     }
 

@@ -16,6 +16,7 @@ pub mod dial;
 pub mod explain;
 pub mod frame_io;
 pub mod listen;
+pub mod own;
 pub mod peer;
 pub mod pin;
 pub mod port_holder;

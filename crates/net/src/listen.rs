@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use crate::address::HostPort;
 use crate::explain::{self, Side, TlsFailure};
+use crate::own;
 use crate::peer::PeerIdentity;
 use crate::port_holder::port_holder;
 use crate::stream::Stream;
@@ -307,11 +308,12 @@ async fn shake_hands(tcp: TcpStream, tls: &ServerTls) -> Result<Stream, Handshak
             return Err(HandshakeFailure::Plaintext { client_id });
         }
     }
-    let acceptor = tokio_rustls::TlsAcceptor::from(tls.config());
+    let (config, ours) = tls.loaded();
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
     match acceptor.accept(tcp).await {
         Ok(stream) => Ok(Stream::TlsServer(Box::new(stream))),
         Err(error) => Err(match TlsFailure::of_io(&error) {
-            Some(failure) => HandshakeFailure::Tls(failure),
+            Some(failure) => HandshakeFailure::Tls(own::refine(failure, ours.as_deref())),
             None if explain::is_closed(&error) => HandshakeFailure::Tls(TlsFailure::Closed),
             None => HandshakeFailure::Io(error),
         }),

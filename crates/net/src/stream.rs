@@ -6,6 +6,7 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustls_pki_types::CertificateDer;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{client, server};
 
+use crate::own::{self, OwnCertificate};
 use crate::peer::PeerIdentity;
 
 /// A connected stream.
@@ -21,8 +23,8 @@ pub enum Stream {
     Tcp(TcpStream),
     /// We are the server.
     TlsServer(Box<server::TlsStream<TcpStream>>),
-    /// We are the client.
-    TlsClient(Box<client::TlsStream<TcpStream>>),
+    /// We are the client, and have shown this certificate if any was asked for.
+    TlsClient(Box<client::TlsStream<TcpStream>>, Option<Arc<OwnCertificate>>),
     /// Between hosts of a simulation.
     #[cfg(feature = "sim")]
     Sim(Box<crate::sim::SimStream>),
@@ -30,14 +32,14 @@ pub enum Stream {
 
 impl Stream {
     pub fn is_tls(&self) -> bool {
-        matches!(self, Self::TlsServer(_) | Self::TlsClient(_))
+        matches!(self, Self::TlsServer(_) | Self::TlsClient(..))
     }
 
     pub fn peer_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(tcp) => tcp.peer_addr(),
             Self::TlsServer(tls) => tls.get_ref().0.peer_addr(),
-            Self::TlsClient(tls) => tls.get_ref().0.peer_addr(),
+            Self::TlsClient(tls, _) => tls.get_ref().0.peer_addr(),
             #[cfg(feature = "sim")]
             Self::Sim(sim) => Ok(sim.peer_addr()),
         }
@@ -47,7 +49,7 @@ impl Stream {
         match self {
             Self::Tcp(tcp) => tcp.local_addr(),
             Self::TlsServer(tls) => tls.get_ref().0.local_addr(),
-            Self::TlsClient(tls) => tls.get_ref().0.local_addr(),
+            Self::TlsClient(tls, _) => tls.get_ref().0.local_addr(),
             #[cfg(feature = "sim")]
             Self::Sim(sim) => Ok(sim.local_addr()),
         }
@@ -67,7 +69,7 @@ impl Stream {
         let certificates = match self {
             Self::Tcp(_) => None,
             Self::TlsServer(tls) => tls.get_ref().1.peer_certificates(),
-            Self::TlsClient(tls) => tls.get_ref().1.peer_certificates(),
+            Self::TlsClient(tls, _) => tls.get_ref().1.peer_certificates(),
             #[cfg(feature = "sim")]
             Self::Sim(_) => None,
         };
@@ -84,7 +86,10 @@ impl AsyncRead for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::TlsServer(s) => Pin::new(s).poll_read(cx, buf),
-            Self::TlsClient(s) => Pin::new(s).poll_read(cx, buf),
+            Self::TlsClient(s, own) => {
+                let read = Pin::new(s).poll_read(cx, buf);
+                read.map_err(|error| own::refine_io(error, own.as_deref()))
+            }
             #[cfg(feature = "sim")]
             Self::Sim(s) => Pin::new(s).poll_read(cx, buf),
         }
@@ -100,7 +105,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Self::TlsServer(s) => Pin::new(s).poll_write(cx, buf),
-            Self::TlsClient(s) => Pin::new(s).poll_write(cx, buf),
+            Self::TlsClient(s, _) => Pin::new(s).poll_write(cx, buf),
             #[cfg(feature = "sim")]
             Self::Sim(s) => Pin::new(s).poll_write(cx, buf),
         }
@@ -114,7 +119,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
             Self::TlsServer(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Self::TlsClient(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Self::TlsClient(s, _) => Pin::new(s).poll_write_vectored(cx, bufs),
             #[cfg(feature = "sim")]
             Self::Sim(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
@@ -124,7 +129,7 @@ impl AsyncWrite for Stream {
         match self {
             Self::Tcp(s) => s.is_write_vectored(),
             Self::TlsServer(s) => s.is_write_vectored(),
-            Self::TlsClient(s) => s.is_write_vectored(),
+            Self::TlsClient(s, _) => s.is_write_vectored(),
             #[cfg(feature = "sim")]
             Self::Sim(s) => s.is_write_vectored(),
         }
@@ -134,7 +139,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_flush(cx),
             Self::TlsServer(s) => Pin::new(s).poll_flush(cx),
-            Self::TlsClient(s) => Pin::new(s).poll_flush(cx),
+            Self::TlsClient(s, _) => Pin::new(s).poll_flush(cx),
             #[cfg(feature = "sim")]
             Self::Sim(s) => Pin::new(s).poll_flush(cx),
         }
@@ -144,7 +149,7 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
             Self::TlsServer(s) => Pin::new(s).poll_shutdown(cx),
-            Self::TlsClient(s) => Pin::new(s).poll_shutdown(cx),
+            Self::TlsClient(s, _) => Pin::new(s).poll_shutdown(cx),
             #[cfg(feature = "sim")]
             Self::Sim(s) => Pin::new(s).poll_shutdown(cx),
         }

@@ -20,6 +20,7 @@ use tailway_metadata::Secret;
 use tailway_metadata::security::{Serial, Sha256};
 
 use crate::address::HostPort;
+use crate::own::OwnCertificate;
 use crate::pin::PinnedCa;
 use crate::revocation::{Revoked, Unrevoked};
 
@@ -63,7 +64,7 @@ pub struct ClientTlsFiles {
 /// A listener's TLS, ready for use. Cheap to clone; clones share what [`ServerTls::reload`] reads.
 #[derive(Clone)]
 pub struct ServerTls {
-    config: Arc<RwLock<Arc<ServerConfig>>>,
+    loaded: Arc<RwLock<Loaded<ServerConfig>>>,
     files: Arc<ServerTlsFiles>,
     /// Shown behind the chain.
     shown: Arc<RwLock<Vec<CertificateDer<'static>>>>,
@@ -73,7 +74,7 @@ pub struct ServerTls {
 /// A client's TLS, ready for use. Cheap to clone; clones share what [`ClientTls::reload`] reads.
 #[derive(Clone)]
 pub struct ClientTls {
-    config: Arc<RwLock<Arc<ClientConfig>>>,
+    loaded: Arc<RwLock<Loaded<ClientConfig>>>,
     /// `None` where the CA is known by its hash.
     files: Option<Arc<ClientTlsFiles>>,
     /// Whom it trusts, for hints: the CA's file, or where else the CA is named.
@@ -81,6 +82,9 @@ pub struct ClientTls {
     has_certificate: bool,
     server_name: Option<ServerName<'static>>,
 }
+
+/// What was read, and the certificate in it.
+type Loaded<C> = (Arc<C>, Option<Arc<OwnCertificate>>);
 
 /// Why TLS material cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -137,10 +141,9 @@ impl ServerTls {
 
     fn of(files: ServerTlsFiles, shown: Vec<CertificateDer<'static>>) -> Result<Self, TlsError> {
         let revoked = Revoked::default();
-        let config = server_config(&files, &shown, &revoked)?;
-        let config = Arc::new(RwLock::new(Arc::new(config)));
+        let loaded = Arc::new(RwLock::new(server_config(&files, &shown, &revoked)?));
         let shown = Arc::new(RwLock::new(shown));
-        Ok(Self { config, files: Arc::new(files), shown, revoked })
+        Ok(Self { loaded, files: Arc::new(files), shown, revoked })
     }
 
     /// From here on clients are refused whose certificate `is_revoked`, in the handshake.
@@ -151,8 +154,8 @@ impl ServerTls {
     /// Reads the files again: handshakes from here on use what they hold. On an error all stays as it was. Blocks.
     pub fn reload(&self) -> Result<(), TlsError> {
         let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let fresh = Arc::new(server_config(&self.files, &shown, &self.revoked)?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let fresh = server_config(&self.files, &shown, &self.revoked)?;
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 
@@ -164,9 +167,9 @@ impl ServerTls {
         &self.files
     }
 
-    /// What the next handshake uses.
-    pub(crate) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    /// What the next handshake uses, and the certificate that it shows.
+    pub(crate) fn loaded(&self) -> Loaded<ServerConfig> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -174,8 +177,9 @@ fn server_config(
     files: &ServerTlsFiles,
     shown: &[CertificateDer<'static>],
     revoked: &Revoked,
-) -> Result<ServerConfig, TlsError> {
+) -> Result<Loaded<ServerConfig>, TlsError> {
     let mut chain = read_certificates("certificate", &files.cert)?;
+    let own = OwnCertificate::of(&files.cert, &chain).map(Arc::new);
     chain.extend_from_slice(shown);
     let key = read_key(&files.key)?;
     let builder = ServerConfig::builder_with_provider(provider())
@@ -204,18 +208,18 @@ fn server_config(
     // A session that is resumed shows no certificate: one that has expired or was revoked since would not be looked at.
     config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok((Arc::new(config), own))
 }
 
 impl ClientTls {
     pub fn load(files: &ClientTlsFiles) -> Result<Self, TlsError> {
-        let config = client_config(files)?;
+        let loaded = client_config(files)?;
         let server_name = match &files.server_name {
             Some(name) => Some(parse_name(name)?),
             None => None,
         };
         Ok(Self {
-            config: Arc::new(RwLock::new(Arc::new(config))),
+            loaded: Arc::new(RwLock::new(loaded)),
             files: Some(Arc::new(files.clone())),
             ca: files.ca.display().to_string().into(),
             has_certificate: files.cert.is_some(),
@@ -226,8 +230,8 @@ impl ClientTls {
     /// Reads the files again: connections from here on use what they hold. On an error all stays as it was. Blocks.
     pub fn reload(&self) -> Result<(), TlsError> {
         let Some(files) = &self.files else { return Ok(()) };
-        let fresh = Arc::new(client_config(files)?);
-        *self.config.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let fresh = client_config(files)?;
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
     }
 
@@ -236,9 +240,9 @@ impl ClientTls {
         self.files.as_deref()
     }
 
-    /// What the next connection uses.
-    pub(crate) fn config(&self) -> Arc<ClientConfig> {
-        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    /// What the next connection uses, and the certificate that it shows.
+    pub(crate) fn loaded(&self) -> Loaded<ClientConfig> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Trusts the CA with this hash alone, which the server has to present: for the first connection of a host that has
@@ -251,7 +255,7 @@ impl ClientTls {
             .with_custom_certificate_verifier(Arc::new(PinnedCa::new(ca, provider())))
             .with_no_client_auth();
         Ok(Self {
-            config: Arc::new(RwLock::new(Arc::new(config))),
+            loaded: Arc::new(RwLock::new((Arc::new(config), None))),
             files: None,
             ca: "the token's CA".into(),
             has_certificate: false,
@@ -287,7 +291,8 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-fn client_config(files: &ClientTlsFiles) -> Result<ClientConfig, TlsError> {
+fn client_config(files: &ClientTlsFiles) -> Result<Loaded<ClientConfig>, TlsError> {
+    let mut own = None;
     let roots = Arc::new(read_roots(&files.ca)?);
     let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
         .build()
@@ -300,13 +305,17 @@ fn client_config(files: &ClientTlsFiles) -> Result<ClientConfig, TlsError> {
         (None, None) => builder.with_no_client_auth(),
         (Some(_), None) => return Err(TlsError::Half { missing: "tls.key" }),
         (None, Some(_)) => return Err(TlsError::Half { missing: "tls.cert" }),
-        (Some(cert), Some(key)) => builder
-            .with_client_auth_cert(read_certificates("certificate", cert)?, read_key(key)?)
-            .map_err(|cause| key_pair(cert, key, &cause))?,
+        (Some(cert), Some(key)) => {
+            let chain = read_certificates("certificate", cert)?;
+            own = OwnCertificate::of(cert, &chain).map(Arc::new);
+            builder
+                .with_client_auth_cert(chain, read_key(key)?)
+                .map_err(|cause| key_pair(cert, key, &cause))?
+        }
     };
     // As above: the server's certificate is looked at each time.
     config.resumption = Resumption::disabled();
-    Ok(config)
+    Ok((Arc::new(config), own))
 }
 
 fn provider() -> Arc<CryptoProvider> {

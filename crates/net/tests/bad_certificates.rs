@@ -209,8 +209,12 @@ async fn check(pki: &Pki, name: &str, to_client: Option<&str>, to_server: Option
     compare(&format!("client of a server with {name}"), &said, to_client);
     let (at_client, said) = pki.meet("good", name, "localhost").await;
     compare(&format!("server of a client with {name}"), &said, to_server);
-    // The refused client learns it too.
+    // The refused client learns it too, with both clocks where they are what is wrong.
     assert_eq!(at_client.is_empty(), to_server.is_none(), "{name}: {at_client}");
+    if let Some(clocks) = to_server.and_then(|said| said.strip_prefix("it ")) {
+        let own = format!("{} {clocks}", pki.path(name, "pem").display());
+        assert!(at_client.contains(&own), "{name}: {at_client}");
+    }
 }
 
 fn compare(who: &str, said: &str, expected: Option<&str>) {
@@ -288,7 +292,7 @@ async fn no_session_is_resumed_by_listeners_or_dialers() {
     let again = async || {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let name = ServerName::try_from("localhost").unwrap();
-        read(Stream::TlsClient(Box::new(eager.connect(name, tcp).await?))).await
+        read(Stream::TlsClient(Box::new(eager.connect(name, tcp).await?), None)).await
     };
     again().await.unwrap();
     again().await.unwrap();
@@ -317,7 +321,7 @@ async fn no_session_is_resumed_by_listeners_or_dialers() {
     let client = pki.client("good");
     for _ in 0..3 {
         let stream = dial(&address, Some(&client), TIMEOUT).await.unwrap();
-        let Stream::TlsClient(tls) = &stream else { unreachable!("it is TLS") };
+        let Stream::TlsClient(tls, _) = &stream else { unreachable!("it is TLS") };
         assert_eq!(tls.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Full));
         read(stream).await.unwrap();
     }
