@@ -6,42 +6,44 @@
 //! made and the coordinator asked; until that succeeds it is tried again and again, and the old one serves on until it ends.
 //! At the start and every few minutes it is asked which CAs to trust, so that another can take over; once that signs, the
 //! certificate is renewed whatever its age.
-//! Certificates of other making are only read again: whoever makes them replaces the files.
+//! Certificates of other making are only read again, and announced too: whoever makes them replaces the files.
 //! Invariant: connections that are open stay as they are; what cannot be read changes nothing.
 
+mod life;
+mod shown;
+
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
+use tailway_metadata::Secret;
 use tailway_metadata::enrollment::{Enrolled, Trust};
 use tailway_metadata::security::Sha256;
 use tailway_metadata::time::WallMs;
 use tailway_net::certificate_request::CertificateRequest;
+use tailway_net::explain::utc;
 use tailway_net::pin::sha256;
 use tailway_net::tls::read_certificates;
-use tailway_net::{ClientTls, ClientTlsFiles, HostPort, ServerTls, renewal, validity};
+use tailway_net::{ClientTls, ClientTlsFiles, HostPort, ServerTls, TlsError, renewal, validity};
 use tailway_storage::{FsDisk, atomic_replace};
+use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::daemon::Context;
-use crate::metrics::{Counter, Gauge};
+use crate::metrics::Counter;
 use crate::tasks::Stop;
+use life::{LOOK_EVERY_MAX, Life};
+use shown::{Held, NotAfter, Shown};
 
-/// Between two looks at the files; more often where a certificate lives shortly.
-const LOOK_EVERY_MAX: Duration = Duration::from_secs(10);
-const LOOK_EVERY_MIN: Duration = Duration::from_millis(200);
 /// Of the coordinator, which has the answer itself: the others wait for it.
 const OWN_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries, and between two warnings, at most.
 const RETRY_MAX: Duration = Duration::from_mins(5);
 const WARN_EVERY_MAX: Duration = Duration::from_hours(1);
-
-/// Between two questions which CAs to trust.
-const TRUST_EVERY_MAX: Duration = Duration::from_mins(10);
-const TRUST_EVERY_MIN: Duration = Duration::from_secs(1);
 
 /// An answer of the coordinator's own.
 pub type OwnAnswer<T> = Pin<Box<dyn Future<Output = Result<T, String>> + Send>>;
@@ -63,9 +65,12 @@ pub struct Certificates {
 }
 
 impl Certificates {
-    /// Keeps them from here on, as a task. Nothing to do for a program without a certificate.
+    /// Keeps them from here on, as a task. Nothing to do for a program without TLS.
     pub fn keep(self, context: &Context) {
-        let Some(own) = self.own_files() else { return };
+        if self.files().is_empty() {
+            return;
+        }
+        let own = self.own_files();
         let shown = Arc::new(Mutex::new(Shown::default()));
         let (status, clock) = (Arc::clone(&shown), context.clock.clone());
         context.status.section("certificate", move || {
@@ -79,10 +84,7 @@ impl Certificates {
             // Hosts that were enrolled together do not come back together.
             jitter: u32::try_from(tailway_runtime::seed() % 1_000).unwrap_or(0),
             shown,
-            not_after: metrics.gauge(
-                "tailway_cert_not_after_timestamp_seconds",
-                "When this program's certificate ends",
-            ),
+            not_after: NotAfter::new(metrics),
             renewals: metrics.counter("tailway_cert_renewals", "Certificates renewed"),
             failures: metrics.counter(
                 "tailway_cert_renewal_failures",
@@ -105,6 +107,16 @@ impl Certificates {
         let all: Vec<Own> = server.chain(client).filter(|own| own.ca.is_some()).collect();
         // One that is renewed here, before others that a program may also have.
         all.iter().find(|own| own.cert == own.key).or(all.first()).cloned()
+    }
+
+    /// The files of certificates, each once.
+    fn shown_files(&self) -> Vec<PathBuf> {
+        let servers = self.servers.iter().map(|tls| tls.files().cert.clone());
+        let clients = self.clients.iter().filter_map(|tls| tls.files()?.cert.clone());
+        let mut files: Vec<PathBuf> = servers.chain(clients).collect();
+        files.sort();
+        files.dedup();
+        files
     }
 
     /// Every file, once.
@@ -132,84 +144,14 @@ struct Own {
     ca: Option<PathBuf>,
 }
 
-/// From when to when a certificate is good, and what follows from that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Life {
-    not_before: WallMs,
-    not_after: WallMs,
-}
-
-impl Life {
-    fn span(self) -> Duration {
-        let ms = self.not_after.0.saturating_sub(self.not_before.0);
-        Duration::from_millis(u64::try_from(ms).unwrap_or(0))
-    }
-
-    fn at(self, thousandths: u32) -> WallMs {
-        let ms = (self.span() / 1_000 * thousandths).as_millis();
-        WallMs(self.not_before.0.saturating_add(i64::try_from(ms).unwrap_or(i64::MAX)))
-    }
-
-    /// From half of its life to 65 hundredths, by `jitter` of a thousand: before two thirds in any case.
-    fn renew_at(self, jitter: u32) -> WallMs {
-        self.at(500 + jitter * 150 / 1_000)
-    }
-
-    /// Its last third has begun.
-    fn is_ending(self, now: WallMs) -> bool {
-        now >= self.at(667)
-    }
-
-    /// When its program asks again which CAs to trust: hosts that started together do not ask together.
-    fn ask_every(self, jitter: u32) -> Duration {
-        let every = (self.span() / 200).clamp(TRUST_EVERY_MIN, TRUST_EVERY_MAX);
-        every * (900 + jitter / 5) / 1_000
-    }
-
-    /// How long after another CA has begun to sign its certificate is renewed.
-    fn follow_after(self, jitter: u32) -> Duration {
-        (self.span() / 20).min(TRUST_EVERY_MAX) * jitter / 1_000
-    }
-
-    fn look_every(self) -> Duration {
-        (self.span() / 100).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)
-    }
-}
-
-#[derive(Default)]
-struct Shown {
-    path: String,
-    life: Option<Life>,
-    renews_at: Option<WallMs>,
-    failure: Option<String>,
-    /// Why it is not known whom to trust.
-    trust_failure: Option<String>,
-    /// CAs in its file.
-    trusts: usize,
-}
-
-impl Shown {
-    fn json(&self, now: WallMs) -> Value {
-        json!({
-            "file": self.path,
-            "not_after_ms": self.life.map(|life| life.not_after.0),
-            "ends_in_s": self.life.map(|life| life.not_after.0.saturating_sub(now.0) / 1_000),
-            "is_ending": self.life.is_some_and(|life| life.is_ending(now)),
-            "renews_at_ms": self.renews_at.map(|at| at.0),
-            "failure": self.failure,
-            "trusted_cas": self.trusts,
-            "trust_failure": self.trust_failure,
-        })
-    }
-}
-
 struct Keeper {
     certificates: Certificates,
-    own: Own,
+    /// `None` for a program that has none, and trusts CAs.
+    own: Option<Own>,
     clock: Clock,
     jitter: u32,
     shown: Arc<Mutex<Shown>>,
-    not_after: Gauge,
+    not_after: NotAfter,
     renewals: Counter,
     failures: Counter,
 }
@@ -217,7 +159,8 @@ struct Keeper {
 /// What one look at the disk found.
 struct Look {
     digest: Sha256,
-    life: Option<Life>,
+    /// The own one first.
+    held: Vec<Held>,
     /// The CAs in the own file.
     trusts: Vec<Sha256>,
     /// The coordinator to ask, if the own certificate is one that is renewed.
@@ -227,7 +170,8 @@ struct Look {
 /// When what is done next.
 struct Plan {
     retry: WallMs,
-    warn: WallMs,
+    /// By file.
+    warn: BTreeMap<PathBuf, WallMs>,
     ask: WallMs,
     /// Another CA signs: the certificate is renewed whatever its age.
     follow: Option<WallMs>,
@@ -237,7 +181,7 @@ impl Keeper {
     async fn run(self, mut stop: Stop) {
         let keeper = Arc::new(self);
         let never = WallMs(i64::MIN);
-        let mut plan = Plan { retry: never, warn: never, ask: never, follow: None };
+        let mut plan = Plan { retry: never, warn: BTreeMap::new(), ask: never, follow: None };
         let mut loaded: Option<Sha256> = None;
         loop {
             let looking = Arc::clone(&keeper);
@@ -247,25 +191,25 @@ impl Keeper {
                 let reloading = Arc::clone(&keeper);
                 let done = tailway_runtime::spawn_blocking(move || reloading.reload());
                 let Some(Ok(reloaded)) = stop.unless(done).await else { return };
-                if !reloaded {
+                if let Err(error) = reloaded {
+                    tracing::error!(%error, "certificates were changed and cannot be used: the old ones stay");
                     // The old ones are in use: what the file says is trusted by nobody here.
                     look.trusts.clear();
+                } else {
+                    tracing::info!("certificates were read again: new connections use them");
                 }
                 // Who waits for this member to trust another CA is told now.
                 plan.ask = never;
             }
             loaded = Some(look.digest);
-            let Some(life) = look.life else {
-                if stop.unless(tokio::time::sleep(LOOK_EVERY_MAX)).await.is_none() {
-                    return;
-                }
-                continue;
-            };
-            if stop.unless(keeper.act(look, life, &mut plan)).await.is_none() {
+            let shortest = look.held.iter().filter_map(|held| held.life).map(Life::look_every);
+            let mut every = shortest.min().unwrap_or(LOOK_EVERY_MAX);
+            if keeper.certificates.own.is_some() {
+                every = every.min(OWN_LOOK_EVERY);
+            }
+            if stop.unless(keeper.act(look, &mut plan)).await.is_none() {
                 return;
             }
-            let own = keeper.certificates.own.is_some();
-            let every = if own { life.look_every().min(OWN_LOOK_EVERY) } else { life.look_every() };
             if stop.unless(tokio::time::sleep(every)).await.is_none() {
                 return;
             }
@@ -273,12 +217,30 @@ impl Keeper {
     }
 
     /// What is due now: asking whom to trust, renewing, warning.
-    async fn act(&self, look: Look, life: Life, plan: &mut Plan) {
+    async fn act(&self, look: Look, plan: &mut Plan) {
         let now = self.clock.wall();
-        let renewable = look.coordinator.is_some() || self.certificates.own.is_some();
-        self.show(life, renewable, look.trusts.len());
-        if renewable && now >= plan.ask {
-            let answer = self.ask_trust(look.coordinator.as_ref(), look.trusts).await;
+        let renewable =
+            self.own.is_some() && (look.coordinator.is_some() || self.certificates.own.is_some());
+        let own = look.held.first().and_then(|held| held.life).filter(|_| self.own.is_some());
+        self.show(&look, renewable);
+        if let Some(life) = own.filter(|_| renewable) {
+            self.keep_up(&look, life, plan).await;
+        }
+        for (index, held) in look.held.iter().enumerate() {
+            let due = plan.warn.get(&held.file).is_none_or(|at| now >= *at);
+            let Some(life) = held.life.filter(|_| due) else { continue };
+            if warn(held, now, renewable && index == 0) {
+                let again = later(now, (life.span() / 20).min(WARN_EVERY_MAX));
+                plan.warn.insert(held.file.clone(), again);
+            }
+        }
+    }
+
+    /// Asks whom to trust, and renews the own certificate when it is time to.
+    async fn keep_up(&self, look: &Look, life: Life, plan: &mut Plan) {
+        let now = self.clock.wall();
+        if now >= plan.ask {
+            let answer = self.ask_trust(look.coordinator.as_ref(), look.trusts.clone()).await;
             // The coordinator's own answer costs nothing.
             let every = life.ask_every(self.jitter);
             let own = self.certificates.own.is_some();
@@ -293,16 +255,13 @@ impl Keeper {
         }
         let follows = plan.follow.is_some_and(|at| now >= at);
         let due = now >= life.renew_at(self.jitter) || follows;
-        if renewable && due && now >= plan.retry {
-            let renewed = self.renew(look.coordinator).await;
+        if due && now >= plan.retry {
+            let renewed = self.renew(look.coordinator.as_ref()).await;
             if renewed.is_ok() {
                 plan.follow = None;
             }
-            self.tell(renewed);
+            self.tell(renewed, life);
             plan.retry = later(now, (life.span() / 50).min(RETRY_MAX));
-        } else if life.is_ending(now) && now >= plan.warn {
-            self.warn(life, now, renewable);
-            plan.warn = later(now, (life.span() / 20).min(WARN_EVERY_MAX));
         }
     }
 
@@ -318,7 +277,7 @@ impl Keeper {
                 (None, Some(address)) => renewal::trust(address, &self.own_tls()?, trusts).await?,
                 (None, None) => return Err("there is nobody to ask".to_owned()),
             };
-            let (ca, ca_pem) = (self.own.ca.clone(), trust.ca_pem);
+            let (ca, ca_pem) = (self.own.as_ref().and_then(|own| own.ca.clone()), trust.ca_pem);
             let write = move || ca.map_or(Ok(false), |ca| put_authorities(&ca, &ca_pem));
             let written = tailway_runtime::spawn_blocking(write).await;
             if written.map_err(|error| error.to_string())?? {
@@ -337,10 +296,11 @@ impl Keeper {
 
     /// As the files are on the disk.
     fn own_tls(&self) -> Result<ClientTls, String> {
+        let own = self.own.clone().ok_or("there is no certificate of its own")?;
         let files = ClientTlsFiles {
-            ca: self.own.ca.clone().unwrap_or_default(),
-            cert: Some(self.own.cert.clone()),
-            key: Some(self.own.key.clone()),
+            ca: own.ca.unwrap_or_default(),
+            cert: Some(own.cert),
+            key: Some(own.key),
             server_name: None,
         };
         ClientTls::load(&files).map_err(|error| error.to_string())
@@ -351,62 +311,55 @@ impl Keeper {
         let mut all = Vec::new();
         for file in self.certificates.files() {
             // One that is missing at this moment is about to be replaced, or `reload` says so.
-            let content = std::fs::read(&file).unwrap_or_default();
+            let content = Zeroizing::new(std::fs::read(&file).unwrap_or_default());
             all.extend(sha256(&content).0);
         }
-        let chain = read_certificates("certificate", &self.own.cert).unwrap_or_default();
-        let life = chain.first().and_then(|own| validity::validity(own));
-        let life = life.map(|(not_before, not_after)| Life { not_before, not_after });
-        let one_file = self.own.cert == self.own.key;
-        let coordinator = if one_file { coordinator_beside(&self.own.cert) } else { None };
-        let ca = self.own.ca.as_deref().unwrap_or(Path::new(""));
+        let own = self.own.as_ref();
+        let mut files = self.certificates.shown_files();
+        files.sort_by_key(|file| own.is_none_or(|own| own.cert != *file));
+        let coordinator = own.filter(|own| own.cert == own.key);
+        let coordinator = coordinator.and_then(|own| coordinator_beside(&own.cert));
+        let ca = own.and_then(|own| own.ca.as_deref()).unwrap_or(Path::new(""));
         let trusts = read_certificates("CA", ca).unwrap_or_default();
         let trusts = trusts.iter().map(|certificate| sha256(certificate)).collect();
-        Look { digest: sha256(&all), life, trusts, coordinator }
+        let held = files.into_iter().map(held).collect();
+        Look { digest: sha256(&all), held, trusts, coordinator }
     }
 
-    /// Whether it could be used.
-    fn reload(&self) -> bool {
-        let servers = self.certificates.servers.iter().map(ServerTls::reload);
-        let clients = self.certificates.clients.iter().map(ClientTls::reload);
-        let done = servers.chain(clients).collect::<Result<Vec<()>, _>>();
-        match &done {
-            Ok(_) => tracing::info!(
-                file = %self.own.cert.display(),
-                "certificates were read again: new connections use them"
-            ),
-            Err(error) => {
-                tracing::error!(%error, "certificates were changed and cannot be used: the old ones stay");
-            }
-        }
-        done.is_ok()
+    /// Has listeners and dialers use what the files hold now. Blocks.
+    fn reload(&self) -> Result<(), TlsError> {
+        self.certificates.servers.iter().try_for_each(ServerTls::reload)?;
+        self.certificates.clients.iter().try_for_each(ClientTls::reload)
     }
 
     /// A new key, a new certificate, one rename.
-    async fn renew(&self, coordinator: Option<HostPort>) -> Result<Enrolled, String> {
+    async fn renew(&self, coordinator: Option<&HostPort>) -> Result<Enrolled, String> {
+        let own_files = self.own.clone().ok_or("there is no certificate of its own")?;
         let made = CertificateRequest::generate().map_err(|error| error.to_string())?;
         let enrolled = match (&self.certificates.own, coordinator) {
             (Some(own), _) => (own.renewal)(made.csr_pem.clone()).await?,
             (None, Some(address)) => {
-                renewal::renew(&address, &self.own_tls()?, made.csr_pem.clone()).await?
+                renewal::renew(address, &self.own_tls()?, made.csr_pem.clone()).await?
             }
             (None, None) => return Err("there is nobody to ask".into()),
         };
-        let (own, papers) = (self.own.clone(), enrolled.clone());
+        let (own, papers) = (own_files, enrolled.clone());
         let write = move || -> Result<(), String> {
             let whole = format!("{}{}", papers.certificate_pem, made.key_pem.expose());
+            let whole = Secret::new(whole);
             // The CAs first: the new certificate may be of one that is not known yet.
             if let Some(ca) = &own.ca {
                 put_authorities(ca, &papers.ca_pem)?;
             }
-            atomic_replace(&FsDisk, &own.cert, whole.as_bytes()).map_err(|error| error.to_string())
+            atomic_replace(&FsDisk, &own.cert, whole.expose().as_bytes())
+                .map_err(|error| error.to_string())
         };
         let written = tailway_runtime::spawn_blocking(write).await;
         written.map_err(|error| error.to_string())??;
         Ok(enrolled)
     }
 
-    fn tell(&self, renewed: Result<Enrolled, String>) {
+    fn tell(&self, renewed: Result<Enrolled, String>, life: Life) {
         let failure = match renewed {
             Ok(enrolled) => {
                 self.renewals.inc();
@@ -416,40 +369,53 @@ impl Keeper {
             }
             Err(error) => {
                 self.failures.inc();
-                tracing::warn!(%error, "the certificate was not renewed; it is tried again");
+                let (ends_at, ends_in_s) =
+                    (utc(life.not_after), life.seconds_left(self.clock.wall()));
+                tracing::warn!(
+                    %error,
+                    %ends_at,
+                    ends_in_s,
+                    "the certificate was not renewed; it serves until it ends, and that is tried again"
+                );
                 Some(error)
             }
         };
         self.shown().failure = failure;
     }
 
-    fn warn(&self, life: Life, now: WallMs, renewable: bool) {
-        let left = life.not_after.0.saturating_sub(now.0) / 1_000;
-        let file = self.own.cert.display();
-        let next = if renewable {
-            "see why it is not renewed in /status"
-        } else {
-            "nobody renews it: replace the files, they are read again by themselves"
-        };
-        if left > 0 {
-            tracing::warn!(%file, ends_in_s = left, "this program's certificate ends soon: {next}");
-        } else {
-            tracing::error!(%file, "this program's certificate has ended, peers refuse it: {next}");
+    fn show(&self, look: &Look, renewable: bool) {
+        for held in &look.held {
+            self.not_after.set(held);
         }
-    }
-
-    fn show(&self, life: Life, renewable: bool, trusts: usize) {
-        self.not_after.set(life.not_after.0.div_euclid(1_000));
+        let own = look.held.first().and_then(|held| held.life).filter(|_| renewable);
         let mut shown = self.shown();
-        shown.path = self.own.cert.display().to_string();
-        shown.life = Some(life);
-        shown.trusts = trusts;
-        shown.renews_at = renewable.then(|| life.renew_at(self.jitter));
+        shown.held.clone_from(&look.held);
+        shown.trusts = look.trusts.len();
+        shown.renews_at = own.map(|life| life.renew_at(self.jitter));
     }
 
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether there was something to say.
+fn warn(held: &Held, now: WallMs, renewed: bool) -> bool {
+    let file = held.file.display();
+    match held.remark(now, renewed) {
+        Some(remark) if remark.is_refused => tracing::error!(%file, "{}", remark.text),
+        Some(remark) => tracing::warn!(%file, "{}", remark.text),
+        None => return false,
+    }
+    true
+}
+
+/// What a file of a certificate holds. Blocks.
+fn held(file: PathBuf) -> Held {
+    let chain = read_certificates("certificate", &file).unwrap_or_default();
+    let life = chain.first().and_then(|own| validity::validity(own));
+    let life = life.map(|(not_before, not_after)| Life { not_before, not_after });
+    Held { file, life }
 }
 
 /// Whether the file had others before. Blocks.
@@ -475,22 +441,6 @@ fn later(now: WallMs, span: Duration) -> WallMs {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_certificate_is_renewed_before_two_thirds_of_its_life() {
-        let day = 86_400_000;
-        for span in [20_000, day, 365 * day] {
-            let life = Life { not_before: WallMs(7), not_after: WallMs(7 + span) };
-            for jitter in [0, 1, 500, 999] {
-                let at = life.renew_at(jitter);
-                assert!(at.0 >= 7 + span / 2, "{span} {jitter}");
-                assert!(!life.is_ending(at), "{span} {jitter}");
-            }
-            assert!(life.renew_at(999) > life.renew_at(0));
-            assert!(life.is_ending(WallMs(7 + span * 7 / 10)));
-            assert!((LOOK_EVERY_MIN..=LOOK_EVERY_MAX).contains(&life.look_every()));
-        }
-    }
 
     #[test]
     fn the_coordinator_is_named_beside_the_certificate() {
