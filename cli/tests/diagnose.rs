@@ -2,8 +2,10 @@
 //! a connection can fail is laid to its step, with the cause and the next command, and the exit code says it too.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -110,6 +112,27 @@ impl House {
     }
 }
 
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A port that nobody listens on now.
 fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -125,6 +148,10 @@ async fn start<D: Daemon>(config: PathBuf) -> Hosted<D> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn each_failure_is_laid_to_its_step() {
+    let log = Log::default();
+    let writer = log.clone();
+    let logging = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone());
+    logging.init();
     let house = tokio::task::block_in_place(House::new);
     let coordinator = start::<Coordinator>(house.path("d/coordinator.yaml")).await;
     let early = tokio::task::block_in_place(|| house.tailway("status --data d"));
@@ -137,6 +164,13 @@ async fn each_failure_is_laid_to_its_step() {
         let port = address.unwrap().port();
         let served = metrics(&house, port, "client").await;
         assert!(served.starts_with("HTTP/1.1 200 ") && served.contains(metric), "{served}");
+        let role = metric.split('_').nth(1).unwrap();
+        let ends = format!(
+            "tailway_cert_not_after_timestamp_seconds{{file=\"{}",
+            house.path("d/tls").display()
+        );
+        let own = format!("{ends}/{role}.pem\"}} 1");
+        assert!(served.contains(&own), "{own}: {served}");
         let denied = metrics(&house, port, "agent").await;
         assert!(denied.starts_with("HTTP/1.1 403 ") && !denied.contains(metric), "{denied}");
     }
@@ -146,6 +180,7 @@ async fn each_failure_is_laid_to_its_step() {
         rights_are_missing(&house);
     });
     broker.stop(Deadline::after(PATIENCE)).await.unwrap();
+    insecure_listeners_are_announced(&log.text());
     tokio::task::block_in_place(|| the_broker_is_gone(&house));
     coordinator.stop(Deadline::after(PATIENCE)).await.unwrap();
     tokio::task::block_in_place(|| {
@@ -153,6 +188,17 @@ async fn each_failure_is_laid_to_its_step() {
         assert_eq!(said.code, 1, "{}", said.out);
         assert!(said.out.contains("nothing listens on that port"), "{}", said.out);
     });
+}
+
+/// Each plaintext listener by its name, and nothing else.
+fn insecure_listeners_are_announced(log: &str) {
+    let loud: Vec<&str> = log.lines().filter(|line| line.contains("INSECURE")).collect();
+    assert_eq!(loud.len(), 2, "{loud:?}");
+    for (line, name) in loud.iter().zip(["astray", "plaintext"]) {
+        let named = format!("listener={name} ");
+        assert!(line.contains(" WARN ") && line.contains(&named), "{name}: {line}");
+        assert!(line.contains("everybody on the way can read and change"), "{line}");
+    }
 }
 
 /// What the listener for metrics answers to the dev run's member with that role.

@@ -13,6 +13,7 @@ use tailway_agent::Agent;
 use tailway_broker::Broker;
 use tailway_coordinator::{Config, Coordinator};
 use tailway_daemon::{Context, Daemon, Deadline};
+use tailway_net::{ClientTls, ClientTlsFiles};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -40,7 +41,16 @@ impl House {
     }
 
     fn tailway_given(&self, line: &str, stdin: &str) -> Said {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tailway"))
+        self.tailway_crashing(line, stdin, "")
+    }
+
+    /// With a point at which it ends, as by a crash; none if empty.
+    fn tailway_crashing(&self, line: &str, stdin: &str, crash_at: &str) -> Said {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tailway"));
+        if !crash_at.is_empty() {
+            command.env("TAILWAY_CRASH_AT", crash_at);
+        }
+        let mut child = command
             .args(line.split(' '))
             .current_dir(self.dir.path())
             .env("TAILWAY_IDENTITY", self.path("admin"))
@@ -200,6 +210,44 @@ fn enroll_agent(house: &House, port: u16) -> PathBuf {
     house.path("a.yaml")
 }
 
+/// A renewal that ends at any rename or removal leaves certificate and key that belong together, or is finished by the next
+/// command.
+fn crashes(house: &House) {
+    let dir = house.path("reports");
+    let files = ClientTlsFiles {
+        ca: dir.join("ca.pem"),
+        cert: Some(dir.join("cert.pem")),
+        key: Some(dir.join("cert.key")),
+        server_name: None,
+    };
+    let mut halves = 0;
+    for point in ["storage.rename.before", "storage.remove.before"] {
+        for hit in 1.. {
+            let at = format!("{point}:{hit}");
+            if house.tailway_crashing("cert renew reports", "", &at).done {
+                assert!(hit > 1, "{at}: it is never reached");
+                break;
+            }
+            let whole = ClientTls::load(&files);
+            if !dir.join("renewed.pem").exists() {
+                whole.unwrap_or_else(|error| panic!("{at}: {error}"));
+            } else if whole.is_err() {
+                halves += 1;
+            }
+            // Any command that uses them; this one reaches the coordinator with them.
+            let denied = house.refused("cert list --identity reports");
+            assert!(
+                denied.contains("client reports may not call DescribeMembership"),
+                "{at}: {denied}"
+            );
+            ClientTls::load(&files).unwrap_or_else(|error| panic!("{at}: {error}"));
+            assert!(!dir.join("renewed.pem").exists(), "{at}");
+        }
+    }
+    assert_eq!(halves, 1, "between the two files");
+    check_private(&dir);
+}
+
 fn certificates(house: &House) {
     house.done("cert issue --role client reports --out reports");
     check_private(&house.path("reports"));
@@ -225,6 +273,7 @@ fn certificates(house: &House) {
     std::fs::write(house.path(cert), &before).unwrap();
     house.done("cert renew reports");
     assert!(!house.path("reports/renewed.pem").exists());
+    crashes(house);
     house.secret_key(&house.path(key));
     let list = house.done("cert list");
     for (role, id) in [

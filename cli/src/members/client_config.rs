@@ -4,12 +4,13 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
+use tailway_daemon::Clock;
 use tailway_daemon::exit::Exit;
 use tailway_net::HostPort;
 
 use super::cert::KEYSTORE_PEM;
 use super::identity::Papers;
-use crate::output::{quoted, say};
+use crate::output::{complain, quoted, say};
 
 /// Whose settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -38,7 +39,32 @@ pub(crate) fn run(software: Software, identity: &Path, bootstrap: &str) -> Resul
     for line in settings(software, &papers, &brokers) {
         say(&line)?;
     }
+    // On stderr: what is printed is to be used as it is.
+    complain(&use_of(software, brokers.first().map_or("", String::as_str)));
+    if let Some(remark) = papers.remark(Clock::new().wall()) {
+        complain(&remark);
+    }
     Ok(Exit::Ok)
+}
+
+/// What to do with it.
+fn use_of(software: Software, broker: &str) -> String {
+    match software {
+        Software::Kcat => {
+            "lists the cluster; instead of -L: -C -t TOPIC reads, -P -t TOPIC writes".to_owned()
+        }
+        Software::Java => format!(
+            "as client.properties; for Kafka's own tools: kafka-console-consumer --bootstrap-server {broker} --command-config client.properties --topic TOPIC (before 4.0: --consumer.config)"
+        ),
+        Software::Filebeat => {
+            "in filebeat.yml, in the place of the output that is there; filebeat test output tries it"
+                .to_owned()
+        }
+        Software::Librdkafka => {
+            "as the configuration of a client, one property a line; kcat -F FILE -L tries it"
+                .to_owned()
+        }
+    }
 }
 
 fn settings(software: Software, papers: &Papers, brokers: &[String]) -> Vec<String> {
