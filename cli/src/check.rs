@@ -29,6 +29,9 @@ pub(crate) fn run(file: &Path) -> Result<Exit> {
     };
     match check(name, file) {
         Ok(()) => {
+            if let Some(loose) = config::writable_by_all(file) {
+                complain(&format!("warning: {loose}"));
+            }
             say(&format!("{} is good (for {name})", file.display()))?;
             Ok(Exit::Ok)
         }

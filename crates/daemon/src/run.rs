@@ -49,11 +49,15 @@ pub fn run_daemon<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCo
             return Exit::Config.into();
         }
     };
+    let loose = crate::config::writable_by_all(&path);
     if check_only {
+        if let Some(loose) = loose {
+            tell(&format!("warning: {loose}"));
+        }
         tell(&format!("{}: {} is good", D::NAME, path.display()));
         return Exit::Ok.into();
     }
-    run::<D>(config).into()
+    run::<D>(config, loose).into()
 }
 
 fn command<D: Daemon>() -> Command {
@@ -90,10 +94,13 @@ fn tell(text: &str) {
     eprintln!("{text}");
 }
 
-fn run<D: Daemon>(config: D::Config) -> Exit {
+fn run<D: Daemon>(config: D::Config, loose: Option<String>) -> Exit {
     if let Err(error) = crate::logging::init(D::logging(&config)) {
         tell(&format!("{}: {error}", D::NAME));
         return Exit::Failure;
+    }
+    if let Some(loose) = loose {
+        tracing::warn!("{loose}");
     }
     let runtime = match D::runtime(&config) {
         Runtime::CurrentThread => {

@@ -45,6 +45,17 @@ pub fn load_text<R: DeserializeOwned>(path: &Path, text: &str) -> Result<(R, Pro
     }
 }
 
+/// That anybody on this host may change the file, and the command that mends it. No reason to refuse it: in containers the
+/// modes of mounted files are often not the operator's to choose.
+pub fn writable_by_all(path: &Path) -> Option<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::metadata(path).ok()?.permissions().mode() & 0o777;
+    let path = path.display();
+    (mode & 0o002 != 0).then(|| {
+        format!("anybody on this host may change {path} (mode {mode:04o}), and with it what this program does; run: chmod o-w {path}")
+    })
+}
+
 /// The names of the top-level keys of a file, for telling which program it belongs to.
 pub fn top_level_keys(path: &Path) -> Result<Vec<String>, Problems> {
     let text = std::fs::read_to_string(path)

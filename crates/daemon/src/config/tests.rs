@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::common::{AdminConfig, LoggingConfig};
-use super::{Problems, load_text};
+use super::{Problems, load_text, writable_by_all};
 use crate::units::{ByteSize, Span};
 
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
@@ -181,6 +181,25 @@ fn every_truncation_of_a_file_gives_an_answer() {
     let text = "broker: &b\n  id: 7\n  name: \"x\\n\"\nlisteners:\n  - { name: a, port: 1 }\nlogging: *b\n";
     for end in 0..text.len() {
         drop(checked(&text[..end]));
+    }
+}
+
+#[test]
+fn a_file_that_anybody_may_change_is_remarked_on_with_the_command() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broker.yaml");
+    assert_eq!(writable_by_all(&path), None, "it is not there");
+    std::fs::write(&path, "").unwrap();
+    for (mode, is_remarked) in [(0o600, false), (0o644, false), (0o664, false), (0o666, true)] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let remark = writable_by_all(&path);
+        assert_eq!(remark.is_some(), is_remarked, "{mode:o}");
+        let command = format!(
+            "(mode 0666), and with it what this program does; run: chmod o-w {}",
+            path.display()
+        );
+        assert!(remark.is_none_or(|remark| remark.ends_with(&command)), "{command}");
     }
 }
 
