@@ -35,6 +35,8 @@ fn a_restart_neither_loses_nor_repeats() {
         agent.stop();
     }
     assert_eq!(kafka.messages(), expected(0..end));
+    let loud = agent.log().lines().filter(|line| line.contains("sent in PLAINTEXT")).count();
+    assert_eq!(loud, 4, "insecure: true is said at each start: {}", agent.log());
 }
 
 #[test]

@@ -263,7 +263,20 @@ fn certificates(house: &House) {
         renewed.contains("client reports: certificate ") && renewed.contains("ends in 36"),
         "{renewed}"
     );
-    assert_ne!(std::fs::read(house.path("reports/cert.pem")).unwrap(), before);
+    let after = std::fs::read(house.path("reports/cert.pem")).unwrap();
+    assert_ne!(after, before);
+    let not_due = house.done("cert renew reports --if-due");
+    assert!(
+        not_due.contains("client reports: not due yet, its certificate ends in 36"),
+        "{not_due}"
+    );
+    assert_eq!(std::fs::read(house.path("reports/cert.pem")).unwrap(), after);
+    // As when the cluster trusts another CA now.
+    let ca = std::fs::read_to_string(house.path("reports/ca.pem")).unwrap();
+    std::fs::write(house.path("reports/ca.pem"), format!("# another\n{ca}")).unwrap();
+    assert!(house.done("cert renew reports --if-due").contains("certificate "));
+    assert_ne!(std::fs::read(house.path("reports/cert.pem")).unwrap(), after);
+    assert_eq!(std::fs::read_to_string(house.path("reports/ca.pem")).unwrap(), ca);
     assert_eq!(std::fs::read_to_string(house.path("reports/keystore.password")).unwrap(), password);
     check_private(&house.path("reports"));
     // A crash between the two files: the next use puts the rest in place.

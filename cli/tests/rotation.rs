@@ -179,6 +179,12 @@ async fn another_ca_takes_over_and_nobody_is_cut_off() {
         let status = context.status.json();
         assert!(status["certificate"]["failure"].is_null(), "{program}: {status}");
         assert!(status["certificate"]["trust_failure"].is_null(), "{program}: {status}");
+        let file = status["certificate"]["file"].as_str().unwrap();
+        assert!(file.ends_with("/tls/member.pem"), "{program}: {status}");
+        assert!(status["certificate"]["ends_in_s"].as_i64().unwrap() > 0, "{program}: {status}");
+        let metrics = context.metrics.encode();
+        let ends = format!("tailway_cert_not_after_timestamp_seconds{{file=\"{file}\"}} 1");
+        assert!(metrics.contains(&ends), "{program}: {ends} is not in {metrics}");
     }
     agent.stop(Deadline::after(PATIENCE)).await.unwrap();
     broker.stop(Deadline::after(PATIENCE)).await.unwrap();

@@ -11,7 +11,9 @@ use tailway_metadata::enrollment::{CertificateRef, Enrolled, IssueCertificateReq
 use tailway_metadata::security::IssuedCertificate;
 use tailway_metadata::{Role, Secret};
 use tailway_net::certificate_request::CertificateRequest;
+use tailway_net::pin::sha256;
 use tailway_net::renewal;
+use tailway_net::tls::read_certificates;
 use tailway_wire::ApiKey;
 
 use super::AsArgs;
@@ -74,21 +76,39 @@ const P12: &str = "keystore.p12";
 const P12_PASSWORD: &str = "keystore.password";
 
 /// `tailway cert renew`: a new key and a certificate for it, in the place of those that are there.
-pub(super) async fn renew(dir: &Path) -> Result<Exit> {
+///
+/// `if_due`: only if a third of its life is left, or the cluster trusts other CAs.
+pub(super) async fn renew(dir: &Path, if_due: bool) -> Result<Exit> {
     let papers = Papers::found(dir)?;
     let identity = papers.identity()?;
-    let made = CertificateRequest::generate()?;
     let address = identity.coordinator.parse()?;
     let tls = papers.tls()?;
-    let enrolled = renewal::renew(&address, &tls, made.csr_pem.clone()).await;
-    let enrolled = enrolled.map_err(|why| {
+    let failed = |why: String| {
         let next = if why.contains("expired") {
             "an admin issues another: tailway cert issue, or a token (tailway token create) and `tailway enroll`"
         } else {
             "tailway status says which step fails"
         };
         anyhow!("the certificate in {} is not renewed: {why}\n  next: {next}", dir.display())
-    })?;
+    };
+    let now = Clock::new().wall();
+    if if_due && papers.remark(now).is_none() {
+        let known = std::fs::read_to_string(papers.ca()).unwrap_or_default();
+        let authorities = read_certificates("CA", &papers.ca())?;
+        let trusts = authorities.iter().map(|ca| sha256(ca)).collect();
+        let trust = renewal::trust(&address, &tls, trusts).await.map_err(failed)?;
+        if !trust.renew && trust.ca_pem == known {
+            say(&format!(
+                "{} {}: not due yet, its certificate ends in {}",
+                identity.role,
+                identity.id,
+                span(now, identity.not_after)
+            ))?;
+            return Ok(Exit::Ok);
+        }
+    }
+    let made = CertificateRequest::generate()?;
+    let enrolled = renewal::renew(&address, &tls, made.csr_pem.clone()).await.map_err(failed)?;
     let issued = &enrolled.certificate;
     let identity =
         Identity { serial: issued.serial.clone(), not_after: issued.not_after, ..identity };

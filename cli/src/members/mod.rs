@@ -130,12 +130,15 @@ Makes a new key and has the coordinator sign a certificate for it, under the sam
 which has to be good still. Files are replaced in place, the keystores that `cert issue` made with them (the password stays);
 the old certificate is good until it ends. The file of CAs is replaced, too, so this is also how a client learns of another CA.
 Daemons need none of that: they renew by themselves.",
-        after_help = "Examples:\n  tailway cert renew ./reports\n  tailway cert renew"
+        after_help = "Examples:\n  tailway cert renew ./reports\n  tailway cert renew ./reports --if-due"
     )]
     Renew {
         /// The directory that `tailway cert issue`, `coordinator init` or `enroll` wrote
         #[arg(value_name = "DIR", env = "TAILWAY_IDENTITY", default_value = identity::ADMIN_DIR)]
         dir: PathBuf,
+        /// For a timer: only in the last third of its life, or when the cluster trusts other CAs now; else say so and succeed
+        #[arg(long)]
+        if_due: bool,
     },
     /// Certificates, whose they are, until when, and which are revoked
     #[command(after_help = "Example:\n  tailway cert list")]
@@ -275,7 +278,7 @@ pub(crate) async fn cert(command: CertCommand) -> Result<Exit> {
         CertCommand::Issue { role, name, hosts, out, admin } => {
             cert::issue(role, &name, hosts, out, &admin).await
         }
-        CertCommand::Renew { dir } => cert::renew(&dir).await,
+        CertCommand::Renew { dir, if_due } => cert::renew(&dir, if_due).await,
         CertCommand::List { admin } => cert::list(&admin).await,
         CertCommand::Revoke { which, admin } => cert::revoke(&which, &admin).await,
     }

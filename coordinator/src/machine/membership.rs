@@ -266,7 +266,7 @@ fn renewed(
         return Err(Refusal::new(
             ErrorCode::POLICY_VIOLATION,
             format!(
-                "{role}/{} has {IN_FORCE_MAX} certificates in force already: something renews too often",
+                "{role}/{} has {IN_FORCE_MAX} certificates in force already: something renews too often (in a timer: tailway cert renew DIR --if-due); an admin ends the old ones: tailway cert list, tailway cert revoke SERIAL",
                 request.id
             ),
         ));
