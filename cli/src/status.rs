@@ -38,12 +38,26 @@ struct Target {
 }
 
 pub(crate) async fn run(args: StatusArgs) -> Result<Exit> {
-    let target = Target::of(&args)?;
+    if let Some(bootstrap) = &args.target.bootstrap {
+        // A mistake in it does not pass by waiting.
+        HostPort::parse_list(bootstrap)?;
+    }
     let clock = Clock::new();
     let patience = Duration::from_secs(if args.wait.is_some() { args.timeout } else { 0 });
     loop {
         let left = patience.saturating_sub(Duration::from_micros(clock.mono().as_micros()));
-        let findings = target.look(&clock).await?;
+        // From the files on: whoever waits may have started the cluster at this moment.
+        let looked = match Target::of(&args) {
+            Ok(target) => target.look(&clock).await,
+            Err(error) => Err(error),
+        };
+        let findings = match looked {
+            Err(_) if !left.is_zero() => {
+                tokio::time::sleep(PAUSE.min(left)).await;
+                continue;
+            }
+            looked => looked?,
+        };
         let good = is_good(&findings);
         if good || left.is_zero() {
             report::print(&findings, args.output)?;

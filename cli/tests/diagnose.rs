@@ -242,7 +242,19 @@ fn all_is_well(house: &House) {
     let json: Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(json["ok"], true, "{json}");
     assert_eq!(json["findings"][1]["step"], "dns", "{json}");
-    let status = house.tailway("status --data d --wait healthy --timeout 20");
+    // Who waits may come before the cluster has published where it is.
+    let (there, away) = (house.path("d/dev.json"), house.path("d/dev.json.away"));
+    std::fs::rename(&there, &away).unwrap();
+    let early = house.tailway("status --data d");
+    assert!(early.code == 1 && early.err.contains("next: tailway dev FILE"), "{}", early.err);
+    let typo = house.tailway("status --bootstrap nowhere --wait healthy --timeout 600");
+    assert!(typo.code == 1 && typo.err.contains("the port is missing"), "{}", typo.err);
+    let published = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(700));
+        std::fs::rename(away, there).unwrap();
+    });
+    let status = house.tailway("status --data d --wait healthy --timeout 60");
+    published.join().unwrap();
     assert_eq!(status.code, 0, "{}", status.out);
     for text in ["the coordinator hears it", "5 members in force", "2 partitions with a leader"] {
         assert!(status.out.contains(text), "{text}:\n{}", status.out);

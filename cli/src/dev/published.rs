@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::files::write_file;
+use crate::output::quoted;
 
 /// The file's name in the directory.
 pub(crate) const FILE: &str = "dev.json";
@@ -51,7 +52,13 @@ pub(crate) struct PublishedAgent {
 
 impl Published {
     pub(crate) fn read(path: &Path) -> Result<Published> {
-        let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let text = fs::read_to_string(path).with_context(|| {
+            let dir = quoted(&path.parent().unwrap_or(Path::new(".")).display().to_string());
+            format!(
+                "no dev run is ready in {dir} ({} cannot be read)\n  next: tailway dev FILE... --data {dir}, or another directory with --data",
+                path.display()
+            )
+        })?;
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))
     }
 

@@ -224,7 +224,7 @@ impl DialError {
         let ca = self.ca.as_deref().unwrap_or("CA");
         match failure {
             TlsFailure::NotPinned => {
-                "make a new token on that coordinator (tailway token create), or correct the address".into()
+                "correct the address (the port is the one of coordinator.enrollment.listen there, 9191 if `coordinator init` chose it), or make a new token on that coordinator (tailway token create)".into()
             }
             TlsFailure::UnknownIssuer => format!(
                 "is {ca} the CA of this cluster? `openssl s_client -connect {at} -showcerts` shows \

@@ -166,7 +166,7 @@ impl TlsFailure {
                 format!("the {peer}'s certificate is not signed by the configured CA")
             }
             Self::NotPinned => format!(
-                "the {peer} does not show the CA that the token names: the token is of another cluster, or this is not its coordinator"
+                "the {peer} does not show the CA that the token names: the token is of another cluster, or this is not the port of its coordinator where hosts enrol"
             ),
             Self::Revoked => format!("the {peer}'s certificate was revoked"),
             Self::WrongUse => {
