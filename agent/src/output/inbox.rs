@@ -9,9 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tailway_client::machine::pipeline::{Ack, ProducerIdentity, SequencedBatch, StopReason};
+use tailway_client::resolve::Resolved;
 use tailway_storage::{StorageError, Synced};
 
-use super::link::Resolved;
 use super::topic::TopicFound;
 
 /// A lane by its number.

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tailway_client::ProducerIdentity;
 use tailway_client::machine::pipeline::sequence_after;
+use tailway_client::resolve::{Doubt, LookFrom, Proof};
 use tailway_metadata::time::{Mono, WallMs};
 use tailway_wire::WireError;
 use tailway_wire::record::{BatchBuilder, stamp_producer};
@@ -21,7 +22,6 @@ use tokio::sync::mpsc;
 use super::inbox::LaneId;
 use super::link::Command;
 use super::parcel::{Buffer, Entry, Parcel, split_until};
-use super::resolve::{Doubt, LookFrom, Proof};
 use crate::machine::identity::{Generation, Marker};
 use crate::machine::ledger::{PLANS_OPEN_MAX, Plan, Range, Target};
 

@@ -25,6 +25,7 @@ use tailway_client::machine::pipeline::{
     Ack, PipelineOptions, ProducerIdentity, SequencedBatch, StopReason,
 };
 use tailway_client::produce::{SenderEvent, SenderOptions};
+use tailway_client::resolve::{Doubt, LookFrom, Proof, look, scan};
 use tailway_client::{Admin, Client, ClientError, PartitionSender, TopicPartition};
 use tailway_daemon::Stop;
 use tailway_net::backoff::Backoff;
@@ -32,9 +33,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::inbox::{Inbox, LaneId, Message};
-use super::resolve::{
-    Doubt, LookFrom, Proof, Scanned, Standing, decide, end_offset, judge, offset_of, scan,
-};
 use super::second_look::{Missing, end_of, records_repeated};
 use super::topic::TopicFound;
 
@@ -59,35 +57,6 @@ pub enum Command {
     Start { identity: Option<ProducerIdentity>, first_sequence: i32, resent: Vec<(Bytes, i32)> },
     /// A batch with the next sequences of the identity in `Started`.
     Batch { bytes: Bytes, count: i32 },
-}
-
-/// How it became known what became of the doubts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum How {
-    /// There was nothing to find out.
-    Nothing,
-    /// The leader told of its producers.
-    Described,
-    /// The partition was scanned; the reason, if the leader does not tell.
-    Scanned(Option<String>),
-    /// Not at all: nothing of it is allowed, for this reason.
-    Blind(String),
-}
-
-/// What became of the doubts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resolved {
-    /// What is looked for later lies behind this offset.
-    pub scan_from: i64,
-    /// What is known of each doubtful batch.
-    pub found: Vec<Standing>,
-    pub how: How,
-    /// Somebody else sends under the producer of a doubtful batch.
-    pub usurped: bool,
-    /// The first of the offsets that were deleted before they could be looked at, if any were.
-    pub deleted_from: Option<i64>,
-    /// Everything below it was looked at.
-    pub looked_to: i64,
 }
 
 /// The task's side of a lane.
@@ -153,7 +122,7 @@ impl Link {
                         return Some(());
                     }
                 }
-                let look = || self.look(&doubts, from, proof);
+                let look = || look(&self.client, &self.partition, &doubts, from, proof);
                 let resolved = self.until_it_works(look, stop).await?;
                 memory.fresh = Missing::of(&doubts, &resolved);
                 self.inbox.send(Message::Resolved { lane: self.lane, resolved });
@@ -218,79 +187,6 @@ impl Link {
         // What is looked for a second time was in the topic that is gone.
         memory.missing = Missing::default();
         self.inbox.send(Message::Moved { lane: self.lane, found });
-    }
-
-    async fn look(
-        &self,
-        doubts: &[Doubt],
-        from: LookFrom,
-        proof: Proof,
-    ) -> Result<Resolved, ClientError> {
-        let scan_from = offset_of(&self.client, &self.partition, from).await?;
-        let mut resolved = Resolved {
-            scan_from,
-            found: Vec::new(),
-            how: How::Nothing,
-            usurped: false,
-            deleted_from: None,
-            looked_to: scan_from,
-        };
-        if doubts.is_empty() {
-            return Ok(resolved);
-        }
-        // Whatever is appended after the question lies behind this.
-        let end = end_offset(&self.client, &self.partition).await?;
-        let (told, untold) = match self.client.describe_producers(&self.partition).await {
-            Ok(producers) => (doubts.iter().map(|doubt| judge(doubt, &producers)).collect(), None),
-            Err(error) if error.cannot_describe_producers() => {
-                (vec![None; doubts.len()], Some(error.to_string()))
-            }
-            Err(error) => return Err(error),
-        };
-        if let Some(found) = decide(&told, proof) {
-            resolved.found = found;
-            resolved.how = How::Described;
-            resolved.looked_to = end;
-            return Ok(resolved);
-        }
-        let scanned = match scan(&self.client, &self.partition, scan_from, None, doubts).await {
-            Ok(scanned) => scanned,
-            Err(error) if error.is_no_permission() => {
-                resolved.found = vec![Standing::Missing; doubts.len()];
-                resolved.how = How::Blind(error.to_string());
-                return Ok(resolved);
-            }
-            Err(error) => return Err(error),
-        };
-        resolved.found = self.found(&told, &scanned)?;
-        resolved.how = How::Scanned(untold);
-        resolved.usurped = scanned.usurped;
-        resolved.deleted_from = scanned.deleted_from;
-        resolved.looked_to = scanned.end;
-        Ok(resolved)
-    }
-
-    /// What a scan and the leader's memory say together. What the leader has and the scan did not
-    /// find is above the high watermark: a failover may still take it, so it is looked for again.
-    fn found(
-        &self,
-        told: &[Option<Standing>],
-        scanned: &Scanned,
-    ) -> Result<Vec<Standing>, ClientError> {
-        let each = told.iter().zip(&scanned.found);
-        each.map(|(told, offset)| match (offset, told) {
-            (Some(offset), _) => Ok(Standing::Stored(*offset)),
-            // Retention deleted it: only what is committed is deleted.
-            (None, Some(Standing::Appended)) if scanned.deleted_from.is_some() => {
-                Ok(Standing::Stored(-1))
-            }
-            (None, Some(Standing::Appended)) => Err(ClientError::Usage(format!(
-                "{} has a batch in doubt that its replicas do not have yet; waiting for them",
-                self.partition
-            ))),
-            (None, _) => Ok(Standing::Missing),
-        })
-        .collect()
     }
 
     /// Sends until the pipeline stops (`Some`), or nobody wants to send any more.

@@ -9,6 +9,5 @@ pub mod inbox;
 pub mod lane;
 pub mod link;
 pub mod parcel;
-pub mod resolve;
 mod second_look;
 pub mod topic;

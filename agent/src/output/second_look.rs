@@ -5,9 +5,7 @@
 //! was sent again, leaves a batch there more often than it may be. That is found here, and told.
 
 use tailway_client::machine::pipeline::Ack;
-
-use super::link::{How, Resolved};
-use super::resolve::{Doubt, Scanned, Standing};
+use tailway_client::resolve::{Doubt, How, Resolved, Scanned, Standing};
 
 /// Most batches that are looked for a second time; of more, the oldest are left.
 const MISSING_MAX: usize = 64;
@@ -96,6 +94,7 @@ mod tests {
                 producer_epoch,
                 first_sequence,
                 last_sequence,
+                header: "origin",
                 origin,
                 foreign,
             };

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use tailway_client::ProducerIdentity;
 use tailway_client::machine::pipeline::StopReason;
+use tailway_client::resolve::{Doubt, How, LookFrom, Proof, Resolved, Standing};
 use tailway_metadata::time::Mono;
 use tailway_wire::error_code::ErrorCode;
 
@@ -27,9 +28,7 @@ use super::{ShipError, Shipper};
 use crate::machine::ledger::{Plan, Record, Target, record_count};
 use crate::output::inbox::LaneId;
 use crate::output::lane::{Lapse, Sent};
-use crate::output::link::{How, Resolved};
-use crate::output::parcel::origin;
-use crate::output::resolve::{Doubt, LookFrom, Proof, Standing};
+use crate::output::parcel::{ORIGIN_HEADER, origin};
 use crate::output::topic::TopicFound;
 
 /// Between the stop of a pipeline and its new beginning; doubles up to the maximum.
@@ -403,6 +402,7 @@ fn doubt(plan: &Plan, target: &Target) -> Doubt {
         producer_epoch: plan.producer_epoch,
         first_sequence: plan.first_sequence,
         last_sequence: plan.last_sequence,
+        header: ORIGIN_HEADER,
         origin: origin(&plan.ranges),
         foreign: plan.shared || !plan.target.is_in_cluster(&target.cluster),
     }

@@ -2,6 +2,7 @@
 
 use tailway_client::ClientConfig;
 use tailway_client::machine::pipeline::{Ack, ProducerIdentity, StopReason};
+use tailway_client::resolve::{How, Resolved, Standing};
 use tailway_daemon::metrics::Metrics;
 use tailway_daemon::{Context, Problems};
 use tailway_metadata::time::WallMs;
@@ -10,8 +11,6 @@ use tailway_storage::SimDisk;
 use super::*;
 use crate::config::RawConfig;
 use crate::machine::ledger::FileEntry;
-use crate::output::link::{How, Resolved};
-use crate::output::resolve::Standing;
 use crate::output::topic::TopicFound;
 use crate::tail::memory::MemoryFiles;
 

@@ -25,6 +25,7 @@ pub mod probe;
 pub mod produce;
 mod producers;
 mod requests;
+pub mod resolve;
 mod route;
 
 pub use admin::Admin;

@@ -1,4 +1,5 @@
-//! What became of batches that were sent but never acknowledged to us: they are asked for, or looked for.
+//! What became of batches that were sent but never acknowledged to us: they are asked for, or looked for. The agent and
+//! the broker's Kafka sinks ask in this one way.
 //!
 //! No two processes or pipelines begin anew under the same producer id and epoch, so a batch with
 //! that id, epoch and sequences is the planned one and nothing else; in another cluster the id may
@@ -12,17 +13,16 @@
 
 use std::time::Duration;
 
-use tailway_client::{
-    ActiveProducer, Client, ClientError, FetchFrom, FetchLimits, OffsetSpec, TopicPartition,
-};
+use tailway_metadata::ids::TopicPartition;
 use tailway_wire::error_code::ErrorCode;
 use tailway_wire::record::{Batch, BatchIter};
 
-use super::parcel::ORIGIN_HEADER;
-use crate::machine::ledger::record_count;
+use crate::client::{Client, FetchFrom, FetchLimits, OffsetSpec};
+use crate::error::ClientError;
+use crate::producers::ActiveProducer;
 
 const FETCH_BYTES: i32 = 1 << 20;
-/// A batch is decompressed only to read the header of its first record, and was made by an agent.
+/// A batch is decompressed only to read the header of its first record, and was made by one of ours.
 const BATCH_BYTES_MAX: usize = 256 << 20;
 
 /// A batch that may or may not be stored.
@@ -32,7 +32,8 @@ pub struct Doubt {
     pub producer_epoch: i16,
     pub first_sequence: i32,
     pub last_sequence: i32,
-    /// The origin header of its first record.
+    /// The header of its first record that says where it is from, and what that says.
+    pub header: &'static str,
     pub origin: String,
     /// Its producer id may be somebody else's too: it was made in another cluster, or in a journal
     /// that was copied.
@@ -41,7 +42,8 @@ pub struct Doubt {
 
 impl Doubt {
     pub fn record_count(&self) -> i32 {
-        record_count(self.first_sequence, self.last_sequence)
+        // Sequences go on at 0 after `i32::MAX`.
+        (self.last_sequence.wrapping_sub(self.first_sequence) & i32::MAX).wrapping_add(1)
     }
 
     /// Whether the batch has its producer and sequences, and if so, whether it is this one.
@@ -51,16 +53,16 @@ impl Doubt {
             && self.producer_epoch == header.producer_epoch
             && self.first_sequence == header.base_sequence
             && self.last_sequence == header.last_sequence();
-        has_sequences.then(|| match origin_of(batch) {
+        has_sequences.then(|| match origin_of(batch, self.header) {
             Some(origin) => origin == self.origin.as_bytes(),
             None => !self.foreign,
         })
     }
 }
 
-fn origin_of(batch: &Batch) -> Option<Vec<u8>> {
+fn origin_of(batch: &Batch, header: &str) -> Option<Vec<u8>> {
     let first = batch.records(BATCH_BYTES_MAX).ok()?.next()?.ok()?;
-    first.headers.get(ORIGIN_HEADER).map(|origin| origin.to_vec())
+    first.headers.get(header).map(|origin| origin.to_vec())
 }
 
 /// What is to be known of a doubtful batch that the leader has.
@@ -285,6 +287,109 @@ async fn fetch(
     Ok(fetched.records)
 }
 
+/// How it became known what became of the doubts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum How {
+    /// There was nothing to find out.
+    Nothing,
+    /// The leader told of its producers.
+    Described,
+    /// The partition was scanned; the reason, if the leader does not tell.
+    Scanned(Option<String>),
+    /// Not at all: nothing of it is allowed, for this reason.
+    Blind(String),
+}
+
+/// What became of the doubts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// What is looked for later lies behind this offset.
+    pub scan_from: i64,
+    /// What is known of each doubtful batch.
+    pub found: Vec<Standing>,
+    pub how: How,
+    /// Somebody else sends under the producer of a doubtful batch.
+    pub usurped: bool,
+    /// The first of the offsets that were deleted before they could be looked at, if any were.
+    pub deleted_from: Option<i64>,
+    /// Everything below it was looked at.
+    pub looked_to: i64,
+}
+
+/// Finds out what became of `doubts`.
+pub async fn look(
+    client: &Client,
+    partition: &TopicPartition,
+    doubts: &[Doubt],
+    from: LookFrom,
+    proof: Proof,
+) -> Result<Resolved, ClientError> {
+    let scan_from = offset_of(client, partition, from).await?;
+    let mut resolved = Resolved {
+        scan_from,
+        found: Vec::new(),
+        how: How::Nothing,
+        usurped: false,
+        deleted_from: None,
+        looked_to: scan_from,
+    };
+    if doubts.is_empty() {
+        return Ok(resolved);
+    }
+    // Whatever is appended after the question lies behind this.
+    let end = end_offset(client, partition).await?;
+    let (told, untold) = match client.describe_producers(partition).await {
+        Ok(producers) => (doubts.iter().map(|doubt| judge(doubt, &producers)).collect(), None),
+        Err(error) if error.cannot_describe_producers() => {
+            (vec![None; doubts.len()], Some(error.to_string()))
+        }
+        Err(error) => return Err(error),
+    };
+    if let Some(found) = decide(&told, proof) {
+        resolved.found = found;
+        resolved.how = How::Described;
+        resolved.looked_to = end;
+        return Ok(resolved);
+    }
+    let scanned = match scan(client, partition, scan_from, None, doubts).await {
+        Ok(scanned) => scanned,
+        Err(error) if error.is_no_permission() => {
+            resolved.found = vec![Standing::Missing; doubts.len()];
+            resolved.how = How::Blind(error.to_string());
+            return Ok(resolved);
+        }
+        Err(error) => return Err(error),
+    };
+    resolved.found = committed(partition, &told, &scanned)?;
+    resolved.how = How::Scanned(untold);
+    resolved.usurped = scanned.usurped;
+    resolved.deleted_from = scanned.deleted_from;
+    resolved.looked_to = scanned.end;
+    Ok(resolved)
+}
+
+/// What a scan and the leader's memory say together. What the leader has and the scan did not
+/// find is above the high watermark: a failover may still take it, so it is looked for again.
+fn committed(
+    partition: &TopicPartition,
+    told: &[Option<Standing>],
+    scanned: &Scanned,
+) -> Result<Vec<Standing>, ClientError> {
+    let each = told.iter().zip(&scanned.found);
+    each.map(|(told, offset)| match (offset, told) {
+        (Some(offset), _) => Ok(Standing::Stored(*offset)),
+        // Retention deleted it: only what is committed is deleted.
+        (None, Some(Standing::Appended)) if scanned.deleted_from.is_some() => {
+            Ok(Standing::Stored(-1))
+        }
+        (None, Some(Standing::Appended)) => Err(ClientError::Usage(format!(
+            "{partition} has a batch in doubt that its replicas do not have yet; waiting for them"
+        ))),
+        (None, _) => Ok(Standing::Missing),
+    })
+    .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -297,6 +402,7 @@ mod tests {
             producer_epoch: epoch,
             first_sequence,
             last_sequence,
+            header: "origin",
             origin: String::new(),
             foreign: false,
         };
