@@ -159,7 +159,7 @@ pub(crate) struct DevArgs {
     /// Also listen without TLS, on loopback
     #[arg(long)]
     pub(crate) plaintext: bool,
-    /// Forward everything: es=URL (OpenSearch, Elasticsearch), or stdout; may be repeated
+    /// Forward everything: es=URL (OpenSearch, Elasticsearch), kafka=HOST:PORT, or stdout; may be repeated
     #[arg(long = "sink", value_name = "SINK", value_parser = crate::dev::sinks::parse)]
     pub(crate) sinks: Vec<RawSink>,
     /// Exit 0 once exactly N records are in the topic, 1 at the timeout or if there are more

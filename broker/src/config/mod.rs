@@ -30,8 +30,8 @@ pub use raw::{
 };
 pub use raw_sinks::{RawSink, RawSinkCompression, RawSinkTls, RawStart, SinkType};
 pub use sinks::{
-    Auth, DEAD_SUFFIX, Host, Naming, OpenSearchConfig, SinkConfig, SinkLimits, SinkTarget, Start,
-    TopicFilter,
+    Auth, DEAD_SUFFIX, Host, KafkaConfig, Naming, OpenSearchConfig, SinkConfig, SinkLimits,
+    SinkTarget, Start, TopicFilter,
 };
 pub use template::{Template, TemplateError};
 

@@ -18,6 +18,12 @@ pub struct RawSink {
     pub start: Option<RawStart>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub urls: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub brokers: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_stream: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,6 +58,7 @@ pub struct RawSink {
 pub enum SinkType {
     #[serde(alias = "elasticsearch")]
     Opensearch,
+    Kafka,
     Stdout,
 }
 
@@ -69,6 +76,7 @@ pub enum RawStart {
 pub enum RawSinkCompression {
     None,
     Gzip,
+    Zstd,
 }
 
 /// PEM files of a connection to a sink.

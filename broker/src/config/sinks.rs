@@ -12,6 +12,7 @@ use tailway_daemon::config::secret::SecretSource;
 use tailway_daemon::units::{ByteSize, Span};
 use tailway_metadata::topic;
 use tailway_net::{ClientTls, ClientTlsFiles, HostPort};
+use tailway_wire::record::Compression;
 
 use super::raw_sinks::{RawSink, RawSinkCompression, RawSinkTls, RawStart, SinkType};
 use super::template::Template;
@@ -22,6 +23,8 @@ pub const DEAD_SUFFIX: &str = ".dead";
 const SYSTEM_CAS: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 const NAME_LEN_MAX: usize = 32;
+/// In a Kafka sink's topic.
+const TOPIC: &str = "{topic}";
 
 /// One sink.
 #[derive(Clone, Debug)]
@@ -57,6 +60,7 @@ pub struct SinkLimits {
 #[derive(Clone, Debug)]
 pub enum SinkTarget {
     OpenSearch(Box<OpenSearchConfig>),
+    Kafka(Box<KafkaConfig>),
     Stdout,
 }
 
@@ -67,6 +71,16 @@ pub struct OpenSearchConfig {
     pub naming: Naming,
     pub auth: Auth,
     pub gzip: bool,
+}
+
+/// A Kafka cluster, or what speaks its protocol.
+#[derive(Clone, Debug)]
+pub struct KafkaConfig {
+    pub brokers: Vec<HostPort>,
+    /// `{topic}` stands for the name of the topic that is forwarded.
+    pub topic: String,
+    pub tls: Option<ClientTls>,
+    pub compression: Compression,
 }
 
 /// One of its nodes.
@@ -117,6 +131,7 @@ impl SinkTarget {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::OpenSearch(_) => "opensearch",
+            Self::Kafka(_) => "kafka",
             Self::Stdout => "stdout",
         }
     }
@@ -149,15 +164,22 @@ fn check_sink(raw: RawSink, path: &str, problems: &mut Problems) -> Option<SinkC
     let name = raw.name.clone();
     let target = match raw.kind {
         None => {
-            problems.at(path, "type is missing; write type: opensearch or type: stdout");
+            problems.at(path, "type is missing; write type: opensearch, kafka or stdout");
             None
         }
         Some(SinkType::Stdout) => {
-            refuse_foreign(&raw, path, problems);
+            refuse_foreign(&raw, SinkType::Stdout, path, problems);
             Some(SinkTarget::Stdout)
         }
-        Some(SinkType::Opensearch) => check_opensearch(raw, path, problems)
-            .map(|config| SinkTarget::OpenSearch(Box::new(config))),
+        Some(SinkType::Opensearch) => {
+            refuse_foreign(&raw, SinkType::Opensearch, path, problems);
+            check_opensearch(raw, path, problems)
+                .map(|config| SinkTarget::OpenSearch(Box::new(config)))
+        }
+        Some(SinkType::Kafka) => {
+            refuse_foreign(&raw, SinkType::Kafka, path, problems);
+            check_kafka(raw, path, problems).map(|config| SinkTarget::Kafka(Box::new(config)))
+        }
     };
     Some(SinkConfig { name, topics, start, limits, target: target? })
 }
@@ -176,7 +198,10 @@ fn check_topics(raw: &RawSink, path: &str, problems: &mut Problems) -> TopicFilt
 }
 
 fn check_limits(raw: &RawSink, path: &str, problems: &mut Problems) -> SinkLimits {
-    let batch_size = raw.batch_size.unwrap_or(ByteSize::mib(4));
+    // What Kafka takes by default is 1 MiB.
+    let usual =
+        if raw.kind == Some(SinkType::Kafka) { ByteSize::kib(512) } else { ByteSize::mib(4) };
+    let batch_size = raw.batch_size.unwrap_or(usual);
     let memory = raw.memory.unwrap_or(ByteSize::mib(64));
     let sizes = [
         ("batch_size", batch_size.bytes(), 64 << 10, 64 << 20),
@@ -215,20 +240,71 @@ fn check_limits(raw: &RawSink, path: &str, problems: &mut Problems) -> SinkLimit
 }
 
 /// Keys that stand in a sink of a type that has no use for them.
-fn refuse_foreign(raw: &RawSink, path: &str, problems: &mut Problems) {
+fn refuse_foreign(raw: &RawSink, kind: SinkType, path: &str, problems: &mut Problems) {
+    let (opensearch, kafka) = (kind == SinkType::Opensearch, kind == SinkType::Kafka);
+    let zstd = raw.compression == Some(RawSinkCompression::Zstd);
     let written = [
-        ("urls", !raw.urls.is_empty()),
-        ("data_stream", raw.data_stream.is_some()),
-        ("index", raw.index.is_some()),
-        ("username", raw.username.is_some()),
-        ("password", raw.password.is_some()),
-        ("api_key", raw.api_key.is_some()),
-        ("tls", raw.tls.is_some()),
-        ("compression", raw.compression.is_some()),
+        ("urls", !raw.urls.is_empty(), opensearch),
+        ("data_stream", raw.data_stream.is_some(), opensearch),
+        ("index", raw.index.is_some(), opensearch),
+        ("username", raw.username.is_some(), opensearch),
+        ("password", raw.password.is_some(), opensearch),
+        ("api_key", raw.api_key.is_some(), opensearch),
+        ("brokers", !raw.brokers.is_empty(), kafka),
+        ("topic", raw.topic.is_some(), kafka),
+        ("insecure", raw.insecure, kafka),
+        ("tls", raw.tls.is_some(), opensearch || kafka),
+        ("compression", raw.compression.is_some(), opensearch || kafka),
     ];
-    for (key, _) in written.iter().filter(|(_, written)| *written) {
-        problems.at(&format!("{path}.{key}"), "a stdout sink has none; remove it");
+    let name = match kind {
+        SinkType::Opensearch => "an opensearch",
+        SinkType::Kafka => "a kafka",
+        SinkType::Stdout => "a stdout",
+    };
+    for (key, _, _) in written.iter().filter(|(_, written, has)| *written && !has) {
+        problems.at(&format!("{path}.{key}"), format!("{name} sink has none; remove it"));
     }
+    if opensearch && zstd {
+        problems.at(&format!("{path}.compression"), "it takes no zstd; write gzip or none");
+    }
+}
+
+fn check_kafka(raw: RawSink, path: &str, problems: &mut Problems) -> Option<KafkaConfig> {
+    if raw.brokers.is_empty() {
+        problems.at(path, "brokers is missing; write brokers: [\"kafka.example.com:9093\"]");
+    }
+    let mut brokers = Vec::new();
+    for (i, broker) in raw.brokers.iter().enumerate() {
+        match broker.parse::<HostPort>() {
+            Ok(address) => brokers.push(address),
+            Err(error) => problems.at(&format!("{path}.brokers[{i}]"), error),
+        }
+    }
+    let topic = raw.topic.unwrap_or_else(|| TOPIC.to_owned());
+    if let Err(error) = topic::validate_name(&topic.replace(TOPIC, "x")) {
+        problems.at(&format!("{path}.topic"), error);
+    }
+    let tls = match (raw.tls, raw.insecure) {
+        (Some(_), true) => {
+            let text = "it asks for plaintext while tls is configured; remove one of the two";
+            problems.at(&format!("{path}.insecure"), text);
+            return None;
+        }
+        (None, true) => None,
+        (None, false) if brokers.iter().all(|broker| super::is_loopback(&broker.host)) => None,
+        (None, false) => {
+            let text = "tls is missing; write tls: { ca: FILE }, or insecure: true for plaintext";
+            problems.at(path, text);
+            return None;
+        }
+        (tls, false) => Some(check_tls(tls, path, problems)?),
+    };
+    let compression = match raw.compression {
+        None | Some(RawSinkCompression::Zstd) => Compression::Zstd,
+        Some(RawSinkCompression::Gzip) => Compression::Gzip,
+        Some(RawSinkCompression::None) => Compression::None,
+    };
+    (!brokers.is_empty()).then_some(KafkaConfig { brokers, topic, tls, compression })
 }
 
 fn check_opensearch(raw: RawSink, path: &str, problems: &mut Problems) -> Option<OpenSearchConfig> {

@@ -66,6 +66,50 @@ fn a_sink_has_defaults_for_all_but_what_it_is() {
 }
 
 #[test]
+fn a_kafka_sink_has_brokers_and_a_topic() {
+    let pki = Pki::new();
+    let text = config(
+        "  - { name: k, type: kafka, topics: [\"*\"], brokers: [\"localhost:9092\", \"[::1]:9093\"] }\n  \
+         - { name: l, type: kafka, topics: [a], brokers: [\"h:1\"], insecure: true, topic: \"central.{topic}\", compression: none }",
+    );
+    let sinks = pki.load(&text).unwrap().sinks;
+    let kafka = |at: usize| match &sinks[at].target {
+        SinkTarget::Kafka(kafka) => (kafka.brokers.len(), kafka.topic.as_str(), kafka.compression),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kafka(0), (2, "{topic}", Compression::Zstd));
+    assert_eq!(kafka(1), (1, "central.{topic}", Compression::None));
+    // What a Kafka takes by default is 1 MiB.
+    assert_eq!(sinks[0].limits.batch_bytes, 512 << 10);
+    let cases = [
+        (
+            "{ name: a, type: opensearch, topics: [a], urls: [\"http://h\"], compression: zstd }",
+            "sinks[0].compression",
+            "it takes no zstd; write gzip or none",
+        ),
+        (
+            "{ name: a, type: kafka, topics: [a] }",
+            "sinks[0]",
+            "brokers is missing; write brokers: [\"kafka.example.com:9093\"]",
+        ),
+        (
+            "{ name: a, type: kafka, topics: [a], brokers: [\"h:9092\"] }",
+            "sinks[0]",
+            "tls is missing; write tls: { ca: FILE }, or insecure: true for plaintext",
+        ),
+        (
+            "{ name: a, type: kafka, topics: [a], brokers: [\"h:9092\"], insecure: true, urls: [x] }",
+            "sinks[0].urls",
+            "a kafka sink has none; remove it",
+        ),
+    ];
+    for (sink, path, text) in cases {
+        let expected = vec![(path.to_owned(), text.to_owned())];
+        assert_eq!(pki.problems(&config(&format!("  - {sink}"))), expected, "{sink}");
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_is_said_where_it_stands() {
     let pki = Pki::new();
     let cases = [
@@ -77,7 +121,7 @@ fn everything_that_is_wrong_is_said_where_it_stands() {
         (
             "{ name: a, topics: [a] }",
             "sinks[0]",
-            "type is missing; write type: opensearch or type: stdout",
+            "type is missing; write type: opensearch, kafka or stdout",
         ),
         (
             "{ name: a, type: stdout }",

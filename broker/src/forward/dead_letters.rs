@@ -38,7 +38,7 @@ pub const STATUS_HEADER: &str = "tailway.dead.status";
 pub const TYPE_HEADER: &str = "tailway.dead.type";
 pub const REASON_HEADER: &str = "tailway.dead.reason";
 /// What all of them begin with.
-const HEADER_PREFIX: &[u8] = b"tailway.dead.";
+pub(crate) const HEADER_PREFIX: &[u8] = b"tailway.dead.";
 
 /// A record and why it is given up.
 pub(crate) struct Letter {
@@ -193,6 +193,7 @@ mod tests {
             headers: RecordHeaders::default(),
             leader_epoch: 1,
             origin: None,
+            forwarded_by: None,
             unreadable: None,
         };
         let place = Place {

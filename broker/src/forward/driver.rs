@@ -56,6 +56,8 @@ pub(super) struct Driver {
     pub(super) clock: Clock,
     pub(super) buffer_bytes: usize,
     pub(super) seed: u64,
+    /// The highest offset that was to be committed; held while one is.
+    pub(super) highest: Arc<tokio::sync::Mutex<i64>>,
 }
 
 /// What a job reports.
@@ -94,6 +96,7 @@ impl Driver {
             batch_bytes: limits.batch_bytes,
             batch_records: limits.batch_records,
             in_flight_max: self.sink.in_flight_max(),
+            is_ordered: self.lane.is_ordered(),
             looks_up: self.lane.looks_up(),
             rejects_in_a_row_max: limits.rejects_in_a_row_max,
             commit_interval: COMMIT_INTERVAL,
@@ -122,13 +125,13 @@ impl Driver {
         loop {
             let (trouble, pause) = match self.try_open().await {
                 Ok(position) => return Some(position),
-                Err(Failure::Pause(Pause { kind, cause })) => (cause, Some(kind.to_string())),
-                Err(
-                    Failure::Unsent { cause }
-                    | Failure::Doubtful { cause, .. }
-                    | Failure::Busy { cause, .. }
-                    | Failure::TooLarge { cause },
-                ) => (cause, None),
+                Err(failure) => {
+                    let kind = match &failure {
+                        Failure::Pause(Pause { kind, .. }) => Some(kind.to_string()),
+                        _ => None,
+                    };
+                    (failure.cause(), kind)
+                }
             };
             let attempt = backoff.attempts();
             if attempt == 0 || attempt % 10 == 9 {
@@ -156,7 +159,7 @@ impl Driver {
             if !of_another && offset <= watermarks.log_end {
                 self.lane.remember(memory);
                 self.commit(offset).await.map_err(failed)?;
-                return Ok((offset, watermarks.high_watermark));
+                return Ok((offset, self.lane.doubtful_below(watermarks.high_watermark)));
             }
             tracing::warn!(%topic, partition, offset, "the committed offset is of an earlier topic of this name; forwarding begins at the start of this one");
             start = Start::Earliest;
@@ -172,13 +175,16 @@ impl Driver {
         Ok((listed.offset, listed.offset))
     }
 
-    /// Commits, with the lane's memory as it is now.
+    /// Commits, one after the other and never less than before, with the lane's memory as it is then.
     fn commit(&self, offset: i64) -> impl Future<Output = Result<(), String>> + use<> {
         let Source { topic, topic_id, partition, .. } = self.source.clone();
-        let memory = format!("{topic_id} {}", self.lane.memory());
         let (progress, group) = (self.progress.clone(), group_of(&self.place.sink));
+        let (lane, highest) = (Arc::clone(&self.lane), Arc::clone(&self.highest));
         async move {
-            let committed = Committed { offset, memory };
+            let mut highest = highest.lock().await;
+            *highest = offset.max(*highest);
+            let memory = format!("{topic_id} {}", lane.memory());
+            let committed = Committed { offset: *highest, memory };
             progress.commit(&group, &topic, partition, committed).await
         }
     }
@@ -297,8 +303,13 @@ impl Owner {
                 let (lane, limiter) =
                     (Arc::clone(&self.parts.lane), self.parts.sink.limiter.clone());
                 let clock = self.parts.clock.clone();
+                // Where the order is kept, all below is done.
+                let plan = offsets.first().map(|lowest| self.parts.commit(*lowest));
                 self.start(async move {
-                    let outcome = send(&lane, &limiter, &clock, records.clone()).await;
+                    let outcome = match planned(&lane, &records, plan).await {
+                        Ok(()) => send(&lane, &limiter, &clock, records.clone()).await,
+                        Err(failure) => Err(failure),
+                    };
                     Done::Sent { batch, outcome, records }
                 });
             }
@@ -404,6 +415,22 @@ impl Owner {
             tracing::warn!(sink = %self.parts.place.sink, %topic, partition, trouble, "forwarding is held up and tried again");
         }
     }
+}
+
+/// Makes durable what the lane has to remember of what it is about to send, if it has to.
+async fn planned(
+    lane: &Lane,
+    records: &[Arc<Record>],
+    commit: Option<impl Future<Output = Result<(), String>>>,
+) -> Result<(), Failure> {
+    if !lane.plan(records).await? {
+        return Ok(());
+    }
+    if let Some(commit) = commit {
+        commit.await.map_err(|cause| Failure::Unsent { cause: cause.into() })?;
+    }
+    lane.planned();
+    Ok(())
 }
 
 /// One request, in its turn among those of all partitions.

@@ -7,6 +7,7 @@
 
 pub mod dead_letters;
 mod driver;
+mod kafka;
 mod lifetime;
 mod limiter;
 pub mod opensearch;

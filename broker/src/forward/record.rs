@@ -1,8 +1,11 @@
 //! Records as they stand in the log, each with what tells it from all others.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use tailway_wire::record::{Batch, BatchIter, RecordHeaders, RecordRef};
 
+use super::kafka::batch::{FORWARDED_HEADER, cluster_of};
 use crate::partition::ReadSlice;
 
 /// A batch may decompress to this much.
@@ -24,6 +27,8 @@ pub(crate) struct Record {
     /// Of its batch.
     pub(crate) leader_epoch: i32,
     pub(crate) origin: Option<Origin>,
+    /// The cluster that a Kafka sink brought its batch from.
+    pub(crate) forwarded_by: Option<Arc<str>>,
     /// It stands for a batch that cannot be read, and why; its value is the batch.
     pub(crate) unreadable: Option<String>,
 }
@@ -88,6 +93,8 @@ fn take(batch: &Batch, from: i64, limit: i64, out: &mut Vec<Record>) {
         Err(error) => return out.push(unreadable(batch, from, error.to_string())),
     };
     let origin = origin_of(&records, header.producer_id);
+    let first = records.first().and_then(|first| first.headers.get(FORWARDED_HEADER));
+    let forwarded_by = first.and_then(|origin| cluster_of(&origin));
     let wanted = records.into_iter().filter(|record| (from..limit).contains(&record.offset));
     out.extend(wanted.map(|record| Record {
         offset: record.offset,
@@ -97,6 +104,7 @@ fn take(batch: &Batch, from: i64, limit: i64, out: &mut Vec<Record>) {
         headers: record.headers,
         leader_epoch: header.partition_leader_epoch,
         origin,
+        forwarded_by: forwarded_by.clone(),
         unreadable: None,
     }));
 }
@@ -111,6 +119,7 @@ fn unreadable(batch: &Batch, from: i64, why: String) -> Record {
         headers: RecordHeaders::default(),
         leader_epoch: batch.header.partition_leader_epoch,
         origin: None,
+        forwarded_by: None,
         unreadable: Some(why),
     }
 }

@@ -217,3 +217,60 @@ impl Drop for Reporter {
         metrics.paused.remove(&label);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tailway_metadata::TopicId;
+
+    use super::*;
+
+    #[test]
+    fn the_lag_is_there_once_a_position_is_known_and_goes_with_the_partition() {
+        let metrics = Metrics::new();
+        let reports = Reports::new(ForwardMetrics::register(&metrics));
+        let topic: Arc<str> = "t".into();
+        let (sink, topic_id, partition) = ("es".into(), TopicId::default(), 2);
+        let place = Place { sink, topic: Arc::clone(&topic), topic_id, partition };
+        let mut reporter = reports.reporter(&place, &topic);
+        let lag = |what: &str| {
+            let name = format!("tailway_broker_sink_lag_{what}{{");
+            let text = metrics.encode();
+            text.lines().find(|line| line.starts_with(&name)).map(str::to_owned)
+        };
+        // It waits for the sink, and for the position.
+        let waits = LaneReport { state: "paused", ..LaneReport::default() };
+        reporter.set(waits, Tally::default());
+        assert_eq!((lag("records"), lag("seconds")), (None, None));
+        let knows = LaneReport {
+            committed: Some(10),
+            high_watermark: 17,
+            lag_records: Some(7),
+            lag_seconds: Some(3),
+            state: "flowing",
+            ..LaneReport::default()
+        };
+        let tally = Tally { delivered: 10, retried: 4, dead: 1, found: 2 };
+        reporter.set(knows.clone(), tally);
+        reporter.set(knows, tally);
+        reporter.delivered_bytes(99);
+        let labels = "{sink=\"es\",topic=\"t\",partition=\"2\"}";
+        let of = |what: &str, value: u32| {
+            Some(format!("tailway_broker_sink_lag_{what}{labels} {value}"))
+        };
+        assert_eq!((lag("records"), lag("seconds")), (of("records", 7), of("seconds", 3)));
+        let text = metrics.encode();
+        for (name, value) in [
+            ("delivered_records", 10),
+            ("retried_records", 4),
+            ("dead_records", 1),
+            ("found_records", 2),
+            ("delivered_bytes", 99),
+        ] {
+            let line = format!("tailway_broker_sink_{name}_total{{sink=\"es\"}} {value}");
+            assert!(text.lines().any(|have| have == line), "no {line} in:\n{text}");
+        }
+        drop(reporter);
+        assert_eq!((lag("records"), lag("seconds")), (None, None), "it is another broker's now");
+        assert!(metrics.encode().contains("delivered_records_total{sink=\"es\"} 10"));
+    }
+}

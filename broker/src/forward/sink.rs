@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tailway_metadata::TopicId;
 
+use super::kafka::{self, Kafka};
 use super::limiter::Limiter;
 use super::opensearch::{self, OpenSearch};
 use super::record::Record;
@@ -20,6 +21,16 @@ pub(crate) struct Place {
     pub(crate) partition: i32,
 }
 
+/// What else a lane may have to know of where its records are.
+#[derive(Debug, Clone)]
+pub(crate) struct Home {
+    pub(crate) cluster: Arc<str>,
+    /// Of the topic.
+    pub(crate) partitions: i32,
+    /// They are dead letters that are delivered after all.
+    pub(crate) is_replay: bool,
+}
+
 /// A sink as all partitions share it.
 pub(crate) struct Sink {
     pub(crate) config: SinkConfig,
@@ -29,12 +40,14 @@ pub(crate) struct Sink {
 
 enum Target {
     OpenSearch(Arc<OpenSearch>),
+    Kafka(Arc<Kafka>),
     Stdout(Arc<Stdout>),
 }
 
 /// One partition's way into a sink.
 pub(crate) enum Lane {
     OpenSearch(opensearch::Lane),
+    Kafka(kafka::Lane),
     Stdout(stdout::Lane),
 }
 
@@ -44,17 +57,21 @@ impl Sink {
             SinkTarget::OpenSearch(target) => {
                 Target::OpenSearch(Arc::new(OpenSearch::new(target, &config.limits)))
             }
+            SinkTarget::Kafka(target) => {
+                Target::Kafka(Arc::new(Kafka::new(target, &config.limits)))
+            }
             SinkTarget::Stdout => Target::Stdout(Arc::default()),
         };
         let limiter = Limiter::new(config.limits.requests);
         Self { config, limiter, target }
     }
 
-    pub(crate) fn lane(&self, place: Place) -> Lane {
+    pub(crate) fn lane(&self, place: Place, home: Home) -> Lane {
         match &self.target {
             Target::OpenSearch(sink) => {
                 Lane::OpenSearch(opensearch::Lane::new(Arc::clone(sink), place))
             }
+            Target::Kafka(sink) => Lane::Kafka(kafka::Lane::new(Arc::clone(sink), place, home)),
             Target::Stdout(sink) => Lane::Stdout(stdout::Lane::new(Arc::clone(sink), place)),
         }
     }
@@ -62,7 +79,16 @@ impl Sink {
     pub(crate) fn opensearch(&self) -> Option<&OpenSearch> {
         match &self.target {
             Target::OpenSearch(sink) => Some(sink),
-            Target::Stdout(_) => None,
+            Target::Kafka(_) | Target::Stdout(_) => None,
+        }
+    }
+
+    /// What it says that it is. Writes nothing.
+    pub(crate) async fn what_it_is(&self) -> Result<String, Failure> {
+        match &self.target {
+            Target::OpenSearch(sink) => sink.what_it_is().await,
+            Target::Kafka(sink) => sink.what_it_is().await,
+            Target::Stdout(_) => Ok("standard output of the broker".to_owned()),
         }
     }
 
@@ -70,7 +96,7 @@ impl Sink {
     pub(crate) fn in_flight_max(&self) -> usize {
         match &self.target {
             Target::OpenSearch(_) => self.config.limits.requests,
-            Target::Stdout(_) => 1,
+            Target::Kafka(_) | Target::Stdout(_) => 1,
         }
     }
 }
@@ -80,7 +106,35 @@ impl Lane {
     pub(crate) async fn prepare(&self) -> Result<(), Failure> {
         match self {
             Self::OpenSearch(lane) => lane.prepare().await,
-            Self::Stdout(_) => Ok(()),
+            Self::Kafka(_) | Self::Stdout(_) => Ok(()),
+        }
+    }
+
+    /// Whether records go one request after the other, each planned before it is sent.
+    pub(crate) fn is_ordered(&self) -> bool {
+        matches!(self, Self::Kafka(_))
+    }
+
+    /// Of what an earlier run may have sent, where all is known to be below `end`.
+    pub(crate) fn doubtful_below(&self, end: i64) -> i64 {
+        match self {
+            Self::Kafka(lane) => lane.doubtful_below(),
+            Self::OpenSearch(_) | Self::Stdout(_) => end,
+        }
+    }
+
+    /// Decides what is sent next. `true`: the memory has to be durable before.
+    pub(crate) async fn plan(&self, records: &[Arc<Record>]) -> Result<bool, Failure> {
+        match self {
+            Self::Kafka(lane) => lane.plan(records).await,
+            Self::OpenSearch(_) | Self::Stdout(_) => Ok(false),
+        }
+    }
+
+    /// The memory is durable.
+    pub(crate) fn planned(&self) {
+        if let Self::Kafka(lane) = self {
+            lane.planned();
         }
     }
 
@@ -88,6 +142,7 @@ impl Lane {
     pub(crate) async fn write(&self, records: Vec<Arc<Record>>) -> Result<Vec<Item>, Failure> {
         match self {
             Self::OpenSearch(lane) => lane.write(records).await,
+            Self::Kafka(lane) => lane.write(records).await,
             Self::Stdout(lane) => lane.write(records).await,
         }
     }
@@ -96,6 +151,7 @@ impl Lane {
     pub(crate) fn looks_up(&self) -> bool {
         match self {
             Self::OpenSearch(lane) => lane.looks_up(),
+            Self::Kafka(_) => true,
             Self::Stdout(_) => false,
         }
     }
@@ -104,6 +160,7 @@ impl Lane {
     pub(crate) async fn look_up(&self, records: Vec<Arc<Record>>) -> Result<Vec<bool>, Failure> {
         match self {
             Self::OpenSearch(lane) => lane.look_up(&records).await,
+            Self::Kafka(lane) => lane.look_up(&records).await,
             Self::Stdout(_) => Ok(vec![false; records.len()]),
         }
     }
@@ -112,6 +169,7 @@ impl Lane {
     pub(crate) fn memory(&self) -> String {
         match self {
             Self::OpenSearch(lane) => lane.memory(),
+            Self::Kafka(lane) => lane.memory(),
             Self::Stdout(_) => String::new(),
         }
     }
@@ -119,6 +177,7 @@ impl Lane {
     pub(crate) fn remember(&self, memory: &str) {
         match self {
             Self::OpenSearch(lane) => lane.remember(memory),
+            Self::Kafka(lane) => lane.remember(memory),
             Self::Stdout(_) => {}
         }
     }
@@ -127,7 +186,7 @@ impl Lane {
     pub(crate) fn settled(&self) {
         match self {
             Self::OpenSearch(lane) => lane.settled(),
-            Self::Stdout(_) => {}
+            Self::Kafka(_) | Self::Stdout(_) => {}
         }
     }
 
@@ -137,7 +196,7 @@ impl Lane {
             Self::OpenSearch(_) => {
                 Some(opensearch::document::id_of(record, place.topic_id, place.partition))
             }
-            Self::Stdout(_) => None,
+            Self::Kafka(_) | Self::Stdout(_) => None,
         }
     }
 }

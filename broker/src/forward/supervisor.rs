@@ -16,7 +16,7 @@ use super::lifetime::End;
 use super::progress::Progress;
 use super::reading::Source;
 use super::report::{ForwardMetrics, Reports};
-use super::sink::{Place, Sink};
+use super::sink::{Home, Place, Sink};
 use crate::cluster::routes::NO_EPOCH_CHECK;
 use crate::config::{DEAD_SUFFIX, SinkConfig};
 use crate::server::Services;
@@ -170,6 +170,12 @@ impl Forwarders {
         let name: Arc<str> = sink.config.name.as_str().into();
         let belongs = want.letters_of.clone().unwrap_or_else(|| Arc::clone(&topic));
         let topic_id = image.topic(&belongs).map_or(want.topic_id, |topic| topic.id);
+        let partitions = image.topic(&belongs).map_or(1, |topic| topic.partitions.len());
+        let home = Home {
+            cluster: image.cluster_id.as_str().into(),
+            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+            is_replay: want.letters_of.is_some(),
+        };
         let place = Place { sink: Arc::clone(&name), topic: belongs, topic_id, partition };
         let source = Source {
             topic: Arc::clone(&topic),
@@ -183,7 +189,7 @@ impl Forwarders {
         let former = self.lanes.remove(&key).map(|lane| lane.end);
         let (end, beginning) = End::new(former);
         let driver = Driver {
-            lane: Arc::new(sink.lane(place.clone())),
+            lane: Arc::new(sink.lane(place.clone(), home)),
             reporter: self.reports.reporter(&place, &topic),
             sink,
             place,
@@ -194,6 +200,7 @@ impl Forwarders {
             clock: self.clock.clone(),
             buffer_bytes,
             seed: tailway_runtime::seed(),
+            highest: Arc::default(),
         };
         let task = format!("{name} {topic}-{partition}");
         self.tasks.spawn(task, |stop| async move {

@@ -5,7 +5,7 @@ use std::fmt;
 use super::opensearch::SetUp;
 use super::sink::Sink;
 use crate::config::SinkConfig;
-use crate::machine::forward::{Failure, Pause};
+use crate::machine::forward::Failure;
 
 /// A sink as the configuration has it.
 pub struct Trial {
@@ -26,12 +26,7 @@ impl std::error::Error for TrialError {}
 
 impl From<Failure> for TrialError {
     fn from(failure: Failure) -> Self {
-        let (Failure::Unsent { cause }
-        | Failure::Doubtful { cause, .. }
-        | Failure::Busy { cause, .. }
-        | Failure::TooLarge { cause }
-        | Failure::Pause(Pause { cause, .. })) = failure;
-        Self(cause.to_string())
+        Self(failure.cause().to_string())
     }
 }
 
@@ -42,10 +37,7 @@ impl Trial {
 
     /// Asks the sink what it is, with its credentials. Writes nothing.
     pub async fn test(&self) -> Result<String, TrialError> {
-        match self.sink.opensearch() {
-            Some(sink) => Ok(sink.what_it_is().await?),
-            None => Ok("standard output of the broker".to_owned()),
-        }
+        Ok(self.sink.what_it_is().await?)
     }
 
     /// Makes the index template; `None` where a sink of this type needs nothing.

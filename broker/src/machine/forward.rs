@@ -159,7 +159,7 @@ impl Cursor {
     pub fn check(&self) {
         assert!(self.committed <= self.done_below(), "committed beyond what is done");
         assert!(self.committing.is_none_or(|offset| offset <= self.done_below()));
-        assert!(self.in_flight.len() <= self.options.in_flight_max);
+        assert!(self.in_flight.len() <= self.in_flight_max());
         let limit = self.limit();
         let mut before = i64::MIN;
         for slot in &self.slots {
@@ -251,7 +251,7 @@ impl Cursor {
                 let cause = format!("the answer has {got} items for {want} records");
                 self.fail(&batch, Failure::doubtful(cause), now, out);
             }
-            Err(Failure::TooLarge { cause }) => self.too_large(&batch, &cause, now, out),
+            Err(Failure::Split { rejection }) => self.split(&batch, rejection, now, out),
             Err(failure) => self.fail(&batch, failure, now, out),
         }
     }
@@ -357,12 +357,16 @@ impl Cursor {
         self.pause(Pause { kind: PauseKind::Rejects, cause: cause.into() }, now, out);
     }
 
-    fn too_large(&mut self, batch: &Batch, cause: &Arc<str>, now: Mono, out: &mut Vec<Action>) {
+    fn split(
+        &mut self,
+        batch: &Batch,
+        rejection: Arc<Rejection>,
+        now: Mono,
+        out: &mut Vec<Action>,
+    ) {
         self.fitting = 0;
         if let [_] = batch.offsets[..] {
-            let reason = cause.to_string();
-            let rejection = Rejection { status: 413, kind: "too_large".into(), reason };
-            return self.settle(batch, vec![Item::Rejected(Arc::new(rejection))], now, out);
+            return self.settle(batch, vec![Item::Rejected(rejection)], now, out);
         }
         let size: usize = batch.offsets.iter().map(|o| self.bytes_of(*o)).sum();
         self.batch_bytes = (size / 2).max(1);
@@ -385,7 +389,8 @@ impl Cursor {
             self.set(*offset, State::Waiting { doubtful });
         }
         match failure {
-            Failure::Unsent { cause } | Failure::TooLarge { cause } => self.delay(now, cause, None),
+            Failure::Unsent { cause } => self.delay(now, cause, None),
+            Failure::Split { rejection } => self.delay(now, rejection.reason.as_str().into(), None),
             Failure::Doubtful { cause, retry_after } | Failure::Busy { cause, retry_after } => {
                 self.delay(now, cause, retry_after);
             }
@@ -448,6 +453,10 @@ impl Cursor {
             return self.next;
         }
         self.slots.front().map_or(self.next, |slot| slot.offset)
+    }
+
+    fn in_flight_max(&self) -> usize {
+        if self.options.is_ordered { 1 } else { self.options.in_flight_max }
     }
 
     fn limit(&self) -> i64 {

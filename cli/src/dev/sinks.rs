@@ -8,7 +8,7 @@ use tailway_daemon::Daemon;
 use super::dir::DevDir;
 use crate::output::complain;
 
-/// Reads `es=URL` or `stdout`. The rest is checked with the broker's configuration.
+/// Reads `es=URL`, `kafka=HOST:PORT` or `stdout`. The rest is checked with the broker's configuration.
 pub(crate) fn parse(text: &str) -> Result<RawSink, String> {
     let sink = |name: &str, kind| RawSink {
         name: name.to_owned(),
@@ -21,7 +21,12 @@ pub(crate) fn parse(text: &str) -> Result<RawSink, String> {
         Some(("es" | "opensearch", url)) if !url.is_empty() => {
             Ok(RawSink { urls: vec![url.to_owned()], ..sink("es", SinkType::Opensearch) })
         }
-        _ => Err("write es=URL, for example es=http://localhost:9200, or stdout".to_owned()),
+        Some(("kafka", brokers)) if !brokers.is_empty() => {
+            let brokers = brokers.split(',').map(str::to_owned).collect();
+            Ok(RawSink { brokers, insecure: true, ..sink("kafka", SinkType::Kafka) })
+        }
+        _ => Err("write es=URL, for example es=http://localhost:9200, kafka=HOST:PORT, or stdout"
+            .to_owned()),
     }
 }
 
@@ -49,8 +54,10 @@ mod tests {
     fn the_short_form() {
         let parsed = parse("es=http://localhost:9200").unwrap();
         assert_eq!((parsed.name.as_str(), parsed.urls.len()), ("es", 1));
+        let parsed = parse("kafka=one:9092,two:9092").unwrap();
+        assert_eq!((parsed.kind, parsed.brokers.len()), (Some(SinkType::Kafka), 2));
         assert_eq!(parse("stdout").unwrap().kind, Some(SinkType::Stdout));
-        for wrong in ["", "es", "es=", "stdout=x", "http://localhost:9200"] {
+        for wrong in ["", "es", "es=", "kafka=", "stdout=x", "http://localhost:9200"] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
     }

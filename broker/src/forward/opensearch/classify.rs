@@ -103,12 +103,17 @@ pub(super) fn request(
         403 if is_block => pause(PauseKind::Blocked),
         401 | 403 => pause(PauseKind::Credentials),
         404 => pause(PauseKind::Target),
-        413 => Failure::TooLarge { cause },
+        413 => Failure::Split { rejection: too_large(&cause) },
         429 => Failure::Busy { cause, retry_after },
         // A proxy says so as well when it does not know what became of the request.
         408 | 500..=599 => Failure::Doubtful { cause, retry_after },
         _ => pause(PauseKind::Unknown),
     }
+}
+
+fn too_large(cause: &str) -> Arc<Rejection> {
+    let (kind, reason) = ("too_large".to_owned(), cause.to_owned());
+    Arc::new(Rejection { status: 413, kind, reason })
 }
 
 /// The error of an answer, where it is an object.
@@ -260,7 +265,7 @@ mod tests {
             (404, "", pause(PauseKind::Target, "http://es:9200 answered 404")),
             (400, "x\ny", pause(PauseKind::Unknown, "http://es:9200 answered 400: x y")),
             (301, "", pause(PauseKind::Unknown, "http://es:9200 answered 301")),
-            (413, "", Failure::TooLarge { cause: "http://es:9200 answered 413".into() }),
+            (413, "", Failure::Split { rejection: too_large("http://es:9200 answered 413") }),
             (
                 429,
                 "",

@@ -210,6 +210,7 @@ mod tests {
             headers: RecordHeaders::default(),
             leader_epoch: 2,
             origin: None,
+            forwarded_by: None,
             unreadable: None,
         }
     }

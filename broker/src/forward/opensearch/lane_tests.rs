@@ -141,6 +141,7 @@ fn records(offsets: std::ops::Range<i64>) -> Vec<Arc<Record>> {
         headers: RecordHeaders::default(),
         leader_epoch: 0,
         origin: None,
+        forwarded_by: None,
         unreadable: None,
     };
     offsets.map(record).map(Arc::new).collect()

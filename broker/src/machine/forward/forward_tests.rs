@@ -13,6 +13,7 @@ fn options() -> Options {
         batch_bytes: 100,
         batch_records: 3,
         in_flight_max: 2,
+        is_ordered: false,
         looks_up: true,
         rejects_in_a_row_max: 4,
         commit_interval: Duration::from_secs(1),
@@ -192,6 +193,35 @@ fn a_refused_record_is_done_when_its_dead_letter_is_durable() {
 }
 
 #[test]
+fn where_the_order_is_kept_nothing_overtakes_a_record_that_is_not_done() {
+    let ordered = Options { is_ordered: true, in_flight_max: 4, ..options() };
+    let mut bench = Bench::new(ordered, 0);
+    bench.tell(Event::Tick);
+    assert_eq!(bench.read(7), [send(0, 10..13), read(17)], "one at a time");
+    // The second record is given up: what is behind it waits until that is durable.
+    let letter = Action::DeadLetter { records: vec![(11, rejection())] };
+    assert_eq!(
+        bench.sent(0, vec![Item::Done, rejected(), Item::Done]),
+        [Action::Forget { below: 11 }, letter, Action::Commit { offset: 11 }]
+    );
+    let done = [Action::Forget { below: 13 }, send(1, 13..16)];
+    assert_eq!(bench.tell(Event::DeadLettered { durable: true }), done);
+}
+
+/// The broker was killed with a large batch on its way. Its successor read half of it, looked that half up, and could not
+/// send the batch again as it was.
+#[test]
+fn where_the_order_is_kept_all_that_is_in_doubt_is_read_before_it_is_looked_up() {
+    let ordered = Options { is_ordered: true, ..options() };
+    let mut bench = Bench::new(ordered, 13);
+    bench.tell(Event::Tick);
+    assert_eq!(bench.read(2), [read(12)]);
+    assert_eq!(bench.read(4), [look_up(0, 10..13), read(16)]);
+    let missing = Event::LookedUp { batch: BatchId(0), outcome: Ok(vec![false; 3]) };
+    assert_eq!(bench.tell(missing), [send(1, 10..13)]);
+}
+
+#[test]
 fn an_unbroken_run_of_refusals_pauses_and_one_success_ends_it() {
     let mut bench = Bench::new(Options { in_flight_max: 1, ..options() }, 0);
     bench.tell(Event::Tick);
@@ -249,7 +279,10 @@ fn what_is_too_large_is_halved_and_a_single_record_is_refused() {
     let mut bench = Bench::new(options(), 0);
     bench.tell(Event::Tick);
     bench.read(3);
-    let too_large = || Failure::TooLarge { cause: "413".into() };
+    let too_large = || {
+        let (status, kind, reason) = (413, "too_large".to_owned(), "413".to_owned());
+        Failure::Split { rejection: Arc::new(Rejection { status, kind, reason }) }
+    };
     assert_eq!(bench.failed(0, too_large()), [send(1, [10]), send(2, [11])]);
     let rejection = Rejection { status: 413, kind: "too_large".into(), reason: "413".into() };
     assert_eq!(

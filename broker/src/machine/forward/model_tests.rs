@@ -125,7 +125,7 @@ impl World {
         match luck {
             0 => return Err(Failure::Unsent { cause }),
             1 => return Err(Failure::Busy { cause, retry_after: None }),
-            2 if offsets.len() > 1 => return Err(Failure::TooLarge { cause }),
+            2 if offsets.len() > 1 => return Err(too_large(&cause)),
             3 => return Err(Failure::Pause(Pause { kind: PauseKind::Target, cause })),
             _ => {}
         }
@@ -150,6 +150,11 @@ impl World {
     }
 }
 
+fn too_large(cause: &str) -> Failure {
+    let (kind, reason) = ("too_large".to_owned(), cause.to_owned());
+    Failure::Split { rejection: Arc::new(Rejection { status: 413, kind, reason }) }
+}
+
 fn options(dice: &mut Dice, looks_up: bool) -> Options {
     Options {
         window: 40,
@@ -157,6 +162,7 @@ fn options(dice: &mut Dice, looks_up: bool) -> Options {
         batch_bytes: 100,
         batch_records: usize::try_from(1 + dice.roll(20)).expect("small"),
         in_flight_max: usize::try_from(1 + dice.roll(4)).expect("small"),
+        is_ordered: dice.one_in(3),
         looks_up,
         rejects_in_a_row_max: 5,
         commit_interval: Duration::from_millis(50),

@@ -75,7 +75,7 @@ impl Cursor {
                 records_max = records_max.min(PROBE_RECORDS);
             }
         }
-        if self.in_flight.len() >= self.options.in_flight_max {
+        if self.in_flight.len() >= self.in_flight_max() || !self.is_turn() {
             return false;
         }
         let Some((offsets, doubtful)) = self.next_records(records_max) else { return false };
@@ -86,6 +86,19 @@ impl Cursor {
             self.send(offsets, now, out);
         }
         true
+    }
+
+    /// Where the order is kept: the lowest record waits, and all that is in doubt with it has been read.
+    fn is_turn(&self) -> bool {
+        if !self.options.is_ordered {
+            return true;
+        }
+        let Some(lowest) = self.slots.front() else { return false };
+        let unread = self.next < self.doubtful_below && self.held_bytes < self.options.buffer_bytes;
+        match lowest.state {
+            State::Waiting { doubtful } => !(doubtful && unread),
+            State::InFlight(_) | State::Rejected(_) | State::Done => false,
+        }
     }
 
     /// The lowest records that wait, all of them doubtful or none.
@@ -104,7 +117,8 @@ impl Cursor {
             }
             kind.map(|kind| (offsets, kind))
         };
-        from(self.probe_from).or_else(|| from(i64::MIN))
+        let probe_from = if self.options.is_ordered { i64::MIN } else { self.probe_from };
+        from(probe_from).or_else(|| from(i64::MIN))
     }
 
     pub(super) fn send(&mut self, offsets: Vec<i64>, now: Mono, out: &mut Vec<Action>) {

@@ -16,8 +16,10 @@ pub struct Options {
     /// One request holds at most so many bytes (or a single larger record) and records.
     pub batch_bytes: usize,
     pub batch_records: usize,
-    /// Requests under way at once; 1 keeps the order.
+    /// Requests under way at once.
     pub in_flight_max: usize,
+    /// One request at a time, and none while a record below it is not done; what is in doubt is read before it is looked up.
+    pub is_ordered: bool,
     /// Whether the sink can be asked which records it has.
     pub looks_up: bool,
     /// So many records refused in an unbroken run are taken for a wrong setup rather than for wrong records.
@@ -106,13 +108,24 @@ pub enum Failure {
     Doubtful { cause: Arc<str>, retry_after: Option<Duration> },
     /// Refused as a whole, for now.
     Busy { cause: Arc<str>, retry_after: Option<Duration> },
-    /// Refused as a whole: too many bytes.
-    TooLarge { cause: Arc<str> },
+    /// Refused as a whole for its size, or for a record in it: smaller requests tell for which.
+    Split { rejection: Arc<Rejection> },
     /// Refused as a whole until something is mended.
     Pause(Pause),
 }
 
 impl Failure {
+    /// What was said.
+    pub fn cause(&self) -> Arc<str> {
+        match self {
+            Self::Unsent { cause }
+            | Self::Doubtful { cause, .. }
+            | Self::Busy { cause, .. }
+            | Self::Pause(Pause { cause, .. }) => Arc::clone(cause),
+            Self::Split { rejection } => rejection.reason.as_str().into(),
+        }
+    }
+
     /// Doubtful, with no word of when to come again.
     pub fn doubtful(cause: impl Into<Arc<str>>) -> Self {
         Self::Doubtful { cause: cause.into(), retry_after: None }
