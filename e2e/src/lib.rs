@@ -20,4 +20,5 @@ pub mod process;
 pub mod programs;
 pub mod python;
 pub mod readme;
+pub mod sinks;
 pub mod torture;

@@ -8,6 +8,7 @@ use tailway_e2e::checks::{self, footprint, hostile, power_cuts};
 use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
 use tailway_e2e::peers::{self, send_loop};
+use tailway_e2e::sinks::{self, SinksArgs};
 use tailway_e2e::torture::{self, TortureArgs, writer::WriterArgs};
 
 #[derive(Parser)]
@@ -23,6 +24,8 @@ enum Group {
     Clients { words: Vec<String> },
     /// A real Filebeat.
     Filebeat,
+    /// A real OpenSearch and a real Kafka behind the broker.
+    Sinks(SinksArgs),
     /// Failing syscalls, power cuts, full disks.
     Root { words: Vec<String> },
     /// Mutated frames at a live broker.
@@ -56,6 +59,7 @@ fn main() -> Result<()> {
     match Args::parse().group {
         Group::Clients { words } => group::run(&checks::clients(), &words),
         Group::Filebeat => group::run(&checks::filebeat(), &[]),
+        Group::Sinks(args) => sinks::run(&args),
         Group::Root { words } => group::run(&checks::root(), &words),
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),

@@ -35,6 +35,12 @@ enum Task {
     Clients(Filter),
     /// A real Filebeat delivering to the broker; built from its Go module the first time (needs kcat, go).
     Filebeat,
+    /// What a broker forwards to a real OpenSearch, through kills, faults and rollovers (needs java, mvn, curl, python3).
+    Sinks {
+        /// Passed on: --lines N, and words that names of checks must contain.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Checks that need root or ptrace: failing syscalls, power cuts, full disks.
     E2eRoot(Filter),
     /// Mutated frames at a live broker's socket.
@@ -102,6 +108,7 @@ fn main() -> Result<ExitCode> {
         Task::Tidy => tidy(&root),
         Task::Clients(filter) => e2e(&root, "clients", filter.words),
         Task::Filebeat => e2e(&root, "filebeat", Vec::new()),
+        Task::Sinks { args } => e2e(&root, "sinks", args),
         Task::E2eRoot(filter) => e2e(&root, "root", filter.words),
         Task::Hostile { frames, seed } => e2e(
             &root,

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 use super::text;
 use crate::group::need;
@@ -63,6 +63,20 @@ impl Mount {
         // A process that was killed a moment ago may still be closing its files.
         wait_until(PATIENCE, || Ok(run(Command::new("umount").arg(&self.at), PATIENCE).is_ok()))?;
         self.mount()
+    }
+
+    /// A copy of the image, mounted at `at`; whoever used this one must have ended.
+    pub fn copied(&self, at: &Path) -> Result<Self> {
+        let copy = Self { at: at.into(), image: Some(at.with_extension("img")) };
+        let (Some(image), Some(copied)) = (&self.image, &copy.image) else {
+            bail!("a tmpfs has no image");
+        };
+        wait_until(PATIENCE, || Ok(run(Command::new("umount").arg(&self.at), PATIENCE).is_ok()))?;
+        run(Command::new("cp").arg("--sparse=always").arg(image).arg(copied), PATIENCE)?;
+        std::fs::create_dir(at)?;
+        self.mount()?;
+        copy.mount()?;
+        Ok(copy)
     }
 
     /// Takes the space that is left but for these bytes, by a file that is not ours.
