@@ -23,6 +23,8 @@ pub const BROKER: &str = "broker.test";
 pub const AGENTS: [&str; 2] = ["web1.test", "web2.test"];
 /// Where operators and foreign clients are, and where strangers come from.
 pub const CLIENT: &str = "client.test";
+/// Where those are who pose as members.
+pub const ROGUE: &str = "rogue.node.test";
 /// Where each daemon answers, on its own host alone.
 const ADMIN_PORTS: [(&str, u16); 3] = [("coordinator", 9_645), ("broker", 9_644), ("agent", 9_646)];
 /// Where hosts enrol.
@@ -60,7 +62,7 @@ impl Cluster {
     ) -> Result<Self> {
         need("ip", "iproute2")?;
         let dir = tempfile::Builder::new().prefix("cluster-").tempdir()?;
-        let names = [COORDINATOR, BROKER, AGENTS[0], AGENTS[1], CLIENT];
+        let names = [COORDINATOR, BROKER, AGENTS[0], AGENTS[1], CLIENT, ROGUE];
         let network = Network::of(dir.path(), &names, &[])?;
         let environment =
             environment.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
@@ -143,7 +145,17 @@ impl Cluster {
 
     /// What `tailway client-config SOFTWARE` prints for an identity.
     pub fn client_config(&self, software: &str, identity: &Identity) -> Result<String> {
-        let of = ["--identity", text(&identity.dir)?, "--bootstrap", BOOTSTRAP];
+        self.client_config_at(software, identity, BOOTSTRAP)
+    }
+
+    /// The same for brokers elsewhere.
+    pub fn client_config_at(
+        &self,
+        software: &str,
+        identity: &Identity,
+        bootstrap: &str,
+    ) -> Result<String> {
+        let of = ["--identity", text(&identity.dir)?, "--bootstrap", bootstrap];
         self.tailway(CLIENT, &[&["client-config", software][..], &of].concat())
     }
 
@@ -178,13 +190,55 @@ impl Cluster {
         std::fs::write(&path, config).with_context(|| path.display().to_string())
     }
 
-    /// Starts a host's daemon without any argument and waits until it is ready.
-    pub fn start(&mut self, host: &'static str, daemon: &str) -> Result<()> {
+    /// Replaces the list with this key in a daemon's configuration, which has one item a line there.
+    pub fn replace_list(&self, host: &str, daemon: &str, key: &str, items: &str) -> Result<()> {
+        let path = self.network.host(host)?.etc(&format!("tailway/{daemon}.yaml"));
+        let config = std::fs::read_to_string(&path)?;
+        let mut lines: Vec<&str> = config.lines().collect();
+        let head = format!("{key}:");
+        let found = lines.iter().position(|line| line.trim() == head);
+        let found = found.with_context(|| format!("{} has no {head}\n{config}", path.display()))?;
+        let is_item = |line: &&&str| line.trim_start().starts_with("- ");
+        let items_there = lines[found + 1..].iter().take_while(is_item).count();
+        let list = format!("{} [{items}]", lines[found]);
+        lines.splice(found..=found + items_there, [list.as_str()]);
+        std::fs::write(&path, lines.join("\n") + "\n")?;
+        Ok(())
+    }
+
+    /// Starts a host's daemon without any argument, whether or not it will be ready.
+    pub fn start_unready(&mut self, host: &'static str, daemon: &str) -> Result<()> {
+        let process = self.spawn(host, daemon, &[])?;
+        self.running.insert(host, process);
+        Ok(())
+    }
+
+    /// The same with a variable in its environment, by which a test build fails.
+    pub fn start_failing(
+        &mut self,
+        host: &'static str,
+        daemon: &str,
+        fault: (&str, &str),
+    ) -> Result<()> {
+        let process = self.spawn(host, daemon, &[fault])?;
+        self.running.insert(host, process);
+        Ok(())
+    }
+
+    fn spawn(&self, host: &str, daemon: &str, more: &[(&str, &str)]) -> Result<Process> {
         let program = self.programs.path(&format!("tailway-{daemon}"))?;
+        let mut command = self.network.host(host)?.command(program)?;
+        Process::start(
+            host,
+            command.envs(&self.environment).envs(more.iter().copied()),
+            &self.log_path(host)?,
+        )
+    }
+
+    /// The same, and waits until it is ready.
+    pub fn start(&mut self, host: &'static str, daemon: &str) -> Result<()> {
+        let mut process = self.spawn(host, daemon, &[])?;
         let at = self.network.host(host)?;
-        let mut command = at.command(program)?;
-        command.envs(&self.environment);
-        let mut process = Process::start(host, &mut command, &self.log_path(host)?)?;
         let ready = wait_until(PATIENCE, || {
             ensure!(!process.has_exited()?, "{daemon} exited: {}", process.tail());
             Ok(at.within(|| http_status(&admin(daemon)?, "/readyz")).is_ok_and(|code| code == 200))

@@ -72,6 +72,9 @@ enum SessionError {
     Advance(#[from] AdvanceError),
     #[error("no coordinator is configured")]
     NoAddress,
+    /// None of several; one line each.
+    #[error("no coordinator could be used:\n  {}", .attempts.join("\n  "))]
+    NoneUsable { attempts: Vec<String> },
 }
 
 impl SessionError {
@@ -165,14 +168,20 @@ impl Session {
 
     /// The first configured coordinator that answers and proves to be one, and its cluster.
     async fn connect(&self) -> Result<(RpcConnection, HostPort, ClusterId), SessionError> {
-        let mut last = SessionError::NoAddress;
+        let mut failed: Vec<SessionError> = Vec::new();
         for address in &self.config.addresses {
             match self.connect_to(address).await {
                 Ok((rpc, cluster)) => return Ok((rpc, address.clone(), cluster)),
-                Err(error) => last = error,
+                Err(error) => failed.push(error),
             }
         }
-        Err(last)
+        Err(match failed.len() {
+            0 | 1 => failed.pop().unwrap_or(SessionError::NoAddress),
+            // Each may fail for a reason of its own, and none tells of another's.
+            _ => SessionError::NoneUsable {
+                attempts: failed.iter().map(ToString::to_string).collect(),
+            },
+        })
     }
 
     async fn connect_to(

@@ -10,6 +10,7 @@ pub mod footprint;
 pub mod groups;
 pub mod histories;
 pub mod hostile;
+pub mod impostors;
 pub mod kafka_tools;
 pub mod kcat;
 pub mod libraries;
@@ -20,6 +21,7 @@ pub mod pipeline;
 pub mod power_cuts;
 pub mod readme;
 pub mod record;
+pub mod strangers;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,7 +56,15 @@ pub fn filebeat() -> Vec<Check> {
 
 /// Everything that needs root.
 pub fn root() -> Vec<Check> {
-    [failing_disk::CHECKS, power_cuts::CHECKS, disk_full::CHECKS, members::CHECKS].concat()
+    [
+        failing_disk::CHECKS,
+        power_cuts::CHECKS,
+        disk_full::CHECKS,
+        members::CHECKS,
+        strangers::CHECKS,
+        impostors::CHECKS,
+    ]
+    .concat()
 }
 
 /// A running deployment with one small input file, in a folder that lives as long as it does.
