@@ -171,7 +171,7 @@ fn check_output(raw: &RawOutput, problems: &mut Problems) -> OutputConfig {
         problems.at("output.batch_size", format!("{} is not 1KiB to 32MiB", raw.batch_size));
     }
     if raw.linger.as_millis() > 60_000 {
-        problems.at("output.linger", "events would wait for more than a minute; write 20ms");
+        problems.at("output.linger", "events would wait for more than a minute; write 5ms");
     }
     if raw.request_timeout.as_millis() < 100 {
         problems.at("output.request_timeout", "below 100ms no broker can answer; write 30s");

@@ -187,7 +187,7 @@ impl Default for RawOutput {
             topic: "logs".to_owned(),
             compression: Codec::Zstd,
             batch_size: ByteSize(512 << 10),
-            linger: Span::from_millis(20),
+            linger: Span::from_millis(5),
             request_timeout: Span::from_secs(30),
             tls: None,
             insecure: false,
