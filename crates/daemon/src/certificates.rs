@@ -223,10 +223,12 @@ impl Keeper {
             self.own.is_some() && (look.coordinator.is_some() || self.certificates.own.is_some());
         let own = look.held.first().and_then(|held| held.life).filter(|_| self.own.is_some());
         self.show(&look, renewable);
-        if let Some(life) = own.filter(|_| renewable) {
-            self.keep_up(&look, life, plan).await;
-        }
-        for (index, held) in look.held.iter().enumerate() {
+        let tried = match own.filter(|_| renewable) {
+            Some(life) => self.keep_up(&look, life, plan).await,
+            None => false,
+        };
+        // What was just renewed is seen at the next look, and a try that failed has said so.
+        for (index, held) in look.held.iter().enumerate().skip(usize::from(tried)) {
             let due = plan.warn.get(&held.file).is_none_or(|at| now >= *at);
             let Some(life) = held.life.filter(|_| due) else { continue };
             if warn(held, now, renewable && index == 0) {
@@ -236,8 +238,8 @@ impl Keeper {
         }
     }
 
-    /// Asks whom to trust, and renews the own certificate when it is time to.
-    async fn keep_up(&self, look: &Look, life: Life, plan: &mut Plan) {
+    /// Asks whom to trust, and renews the own certificate when it is time to. Whether that was tried.
+    async fn keep_up(&self, look: &Look, life: Life, plan: &mut Plan) -> bool {
         let now = self.clock.wall();
         if now >= plan.ask {
             let answer = self.ask_trust(look.coordinator.as_ref(), look.trusts.clone()).await;
@@ -262,7 +264,9 @@ impl Keeper {
             }
             self.tell(renewed, life);
             plan.retry = later(now, (life.span() / 50).min(RETRY_MAX));
+            return true;
         }
+        false
     }
 
     /// Asks which CAs to trust and replaces the file of them, if it has others. Whether the certificate is to be renewed.

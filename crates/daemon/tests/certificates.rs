@@ -8,8 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
+};
+use tailway_daemon::certificates::OwnPapers;
 use tailway_daemon::{Certificates, Context, Deadline};
+use tailway_metadata::ClusterId;
+use tailway_metadata::authority::AuthorityId;
+use tailway_metadata::enrollment::{Enrolled, Trust};
+use tailway_metadata::security::{IssuedCertificate, Role, Serial};
 use tailway_net::{ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -47,7 +54,7 @@ fn authority() -> (Issuer<'static, KeyPair>, String) {
 
 struct House {
     dir: tempfile::TempDir,
-    issuer: Issuer<'static, KeyPair>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
     context: Context,
     log: Log,
     _logging: tracing::subscriber::DefaultGuard,
@@ -57,6 +64,7 @@ impl House {
     fn new() -> House {
         let dir = tempfile::tempdir().unwrap();
         let (issuer, ca) = authority();
+        let issuer = Arc::new(issuer);
         std::fs::write(dir.path().join("ca.pem"), ca).unwrap();
         let log = Log::default();
         let to = log.clone();
@@ -76,7 +84,7 @@ impl House {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
         (params.not_before, params.not_after) = (at(from), at(until));
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let certificate = params.signed_by(&key, &*self.issuer).unwrap();
         let path = self.path(name);
         std::fs::write(&path, format!("{}{}", certificate.pem(), key.serialize_pem())).unwrap();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
@@ -183,6 +191,56 @@ async fn while_the_coordinator_is_away_the_certificate_says_until_when_it_serves
     assert!(failure.contains("nothing listens on that port"), "{failure}");
     let left = status["certificate"]["ends_in_s"].as_i64().unwrap();
     assert!((33 * DAY_S..=34 * DAY_S).contains(&left), "{left}");
+    house.stop().await;
+}
+
+/// A coordinator that was stopped until the last third of its certificate's life: it renews it at once, and says no more.
+#[tokio::test]
+async fn a_certificate_that_was_just_renewed_is_not_said_to_end() {
+    let house = House::new();
+    let member = house.sign("member.pem", -80, 20);
+    let (issuer, now) = (Arc::clone(&house.issuer), house.context.clock.wall());
+    let ca_pem = std::fs::read_to_string(house.path("ca.pem")).unwrap();
+    let (enrolled_ca, trusted_ca) = (ca_pem.clone(), ca_pem);
+    let own = OwnPapers {
+        renewal: Box::new(move |csr| {
+            let mut request = CertificateSigningRequestParams::from_pem(&csr).unwrap();
+            request.params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+            request.params.not_after = rcgen::date_time_ymd(2120, 1, 1);
+            let certificate = request.signed_by(&*issuer).unwrap();
+            let enrolled = Enrolled {
+                cluster_id: ClusterId("c".into()),
+                certificate: IssuedCertificate {
+                    serial: Serial("07".into()),
+                    role: Role::Coordinator,
+                    id: "0".into(),
+                    names: Vec::new(),
+                    not_before: now,
+                    not_after: now,
+                    issued_by: "renewal".into(),
+                    revoked: None,
+                    signed_by: AuthorityId::FIRST,
+                    knows: AuthorityId::FIRST,
+                },
+                certificate_pem: certificate.pem(),
+                ca_pem: enrolled_ca.clone(),
+                coordinator_port: 1,
+                brokers: Vec::new(),
+            };
+            Box::pin(async move { Ok(enrolled) })
+        }),
+        trust: Box::new(move |_| {
+            let trust = Trust { ca_pem: trusted_ca.clone(), renew: false };
+            Box::pin(async move { Ok(trust) })
+        }),
+    };
+    let servers = vec![house.server(&member, true)];
+    Certificates { servers, clients: Vec::new(), own: Some(own) }.keep(&house.context);
+    house.logged("certificate renewed").await;
+    house.logged("certificates were read again").await;
+    assert!(!house.log.text().contains("ends soon"), "{}", house.log.text());
+    let status = house.context.status.json();
+    assert!(status["certificate"]["failure"].is_null(), "{status}");
     house.stop().await;
 }
 
