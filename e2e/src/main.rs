@@ -45,6 +45,8 @@ enum Group {
     CrashPoints(CrashPointsArgs),
     /// Brokers and shippers beside those they replace.
     BenchPeers(peers::Options),
+    /// What forwarding costs, beside rsyslog.
+    BenchSinks(sinks::cost::CostArgs),
     /// The bare loop of `bench-peers`.
     #[command(hide = true)]
     SendLoop { address: String, file: PathBuf },
@@ -67,6 +69,7 @@ fn main() -> Result<()> {
         Group::PowerCuts(args) => power_cuts::run(&args),
         Group::CrashPoints(args) => crash_points::run_all(&args),
         Group::BenchPeers(options) => peers::run(&options),
+        Group::BenchSinks(args) => sinks::cost::run(&args),
         Group::SendLoop { address, file } => send_loop::send(&address, &file),
         Group::WriteLines(args) => torture::writer::run(args),
         Group::RecordFrames => checks::record::run(),

@@ -67,6 +67,13 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Processor time of forwarding to sinks that only count, beside rsyslog (needs java, mvn, kcat, python3; root where rsyslog is
+    /// not installed).
+    BenchSinks {
+        /// Passed on: --lines N.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// kill -9 of agent, broker and coordinator under a running writer, judged by kcat; `--help` after `--` has the rest.
     Torture {
         /// Passed on: --seed S, --minutes M, --kills N, --lines L, --broker kafka, --no-resolution ...
@@ -120,6 +127,7 @@ fn main() -> Result<ExitCode> {
         Task::Teeth { recorded } => teeth::run(&root, recorded),
         Task::Torture { args } => e2e(&root, "torture", args),
         Task::BenchPeers { args } => e2e(&root, "bench-peers", args),
+        Task::BenchSinks { args } => e2e(&root, "bench-sinks", args),
         Task::CrashPoints { args } => e2e(&root, "crash-points", args),
         Task::PowerCuts { args } => e2e(&root, "power-cuts", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),

@@ -263,7 +263,7 @@ pub fn agent(
 }
 
 /// Lines as an application writes them: a time, a level, words; 200 bytes each with their line end.
-fn write_lines(path: &Path, lines: u64) -> Result<()> {
+pub fn write_lines(path: &Path, lines: u64) -> Result<()> {
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
     for n in 0..lines {
         let mut line = format!(

@@ -2,6 +2,7 @@
 
 #![allow(clippy::print_stdout, reason = "prints what was found")]
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,11 +10,11 @@ use serde_json::Value;
 
 use super::node::free_port;
 use super::stage::Stage;
-use crate::checks::Bench;
+use crate::checks::{Bench, numbered, same};
 use crate::group::{Check, need};
 use crate::kafka::{Kafka, NEWEST};
-use crate::kcat::Transport;
-use crate::process::{Process, finish, wait_until};
+use crate::kcat::{Transport, produce};
+use crate::process::{Process, finish, run, wait_until};
 use crate::programs::Programs;
 use crate::python;
 
@@ -22,7 +23,11 @@ pub const CHECKS: &[Check] = &[
         "Kafka: each record once, equal and in order, through kill -9 of the broker and of Kafka",
         kills,
     ),
-    ("Kafka: nothing goes back to the cluster that it came from", loops),
+    ("Kafka: nothing goes back to the cluster that it came from, over TLS", loops),
+    (
+        "Kafka: a record too large for the target is a dead letter, and replayed once there is room",
+        too_large,
+    ),
 ];
 
 const TOPIC: &str = "events";
@@ -99,12 +104,19 @@ fn loops() -> Result<()> {
     let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
     let programs = Programs::built()?;
     let mut one = Stage::start(programs, dirs[0].path(), &sink("out", "127.0.0.1:1"))?;
-    let address = one.deployment.dev.plaintext()?.to_owned();
-    let mut other = Stage::start(programs, dirs[1].path(), &sink("back", &address))?;
+    let dev = &one.deployment.dev;
+    let tls = format!(
+        "  tls: {{ ca: {}, cert: {}, key: {} }}\n",
+        dev.ca.display(),
+        dev.client_cert.display(),
+        dev.client_key.display()
+    );
+    let back = sink("back", dev.tls()) + &tls;
+    let mut other = Stage::start(programs, dirs[1].path(), &back)?;
+    Bench::create(&one.deployment, TOPIC, PARTITIONS, &[])?;
     one.deployment.stop_daemon("broker")?;
     one.deployment.configure("broker", &[("127.0.0.1:1", other.deployment.dev.plaintext()?)])?;
     one.deployment.start_daemon("broker")?;
-    Bench::create(&one.deployment, TOPIC, PARTITIONS, &[])?;
     let dev = one.deployment.dev.clone();
     python::script(
         "forwarded_records.py",
@@ -125,6 +137,57 @@ fn loops() -> Result<()> {
     one.deployment.stop()
 }
 
+fn too_large() -> Result<()> {
+    needs()?;
+    need("kcat", "kcat")?;
+    let dir = tempfile::tempdir()?;
+    let port = free_port()?;
+    let kafka = Kafka::version(NEWEST);
+    let target = kafka.start_broker(&dir.path().join("kafka"), port, &[])?;
+    let at = ["--bootstrap-server", target.address.as_str()];
+    let create =
+        ["--create", "--topic", TOPIC, "--partitions", "1", "--config", "max.message.bytes=20000"];
+    kafka.tool(&[&["kafka-topics"][..], &at, &create].concat())?;
+    let sink = sink("central", &target.address) + "  compression: none\n";
+    let stage = Stage::start(Programs::built()?, dir.path(), &sink)?;
+    Bench::create(&stage.deployment, TOPIC, 1, &[])?;
+    let dev = &stage.deployment.dev;
+    let large = "large ".repeat(8_000);
+    let lines = numbered(60, 100) + &large + "\n" + &numbered(40, 100);
+    produce(dev, Transport::Plaintext, TOPIC, &[], &lines)?;
+    let consume = |from: &str, topic: &str, format: &str| {
+        let mut kcat = Command::new("kcat");
+        kcat.args(["-b", from, "-C", "-q", "-e", "-o", "beginning", "-t", topic, "-f", format]);
+        run(&mut kcat, PATIENCE)
+    };
+    let there = || consume(&target.address, TOPIC, "%s\\n");
+    wait_until(KAFKA_PATIENCE, || Ok(there()?.lines().count() == 100))
+        .with_context(|| format!("{:?}", stage.lanes()))?;
+    same("what is at the target", &there()?, &(numbered(60, 100) + &numbered(40, 100)))?;
+    let letters = consume(dev.plaintext()?, &format!("{TOPIC}.dead"), "%h %S\\n")?;
+    ensure!(letters.lines().count() == 1 && letters.contains("MESSAGE_TOO_LARGE"), "{letters}");
+    ensure!(letters.trim().ends_with(&format!(" {}", large.len())), "not whole: {letters}");
+
+    let raise = [
+        "--entity-type",
+        "topics",
+        "--entity-name",
+        TOPIC,
+        "--alter",
+        "--add-config",
+        "max.message.bytes=1000000",
+    ];
+    kafka.tool(&[&["kafka-configs"][..], &at, &raise].concat())?;
+    stage.sink(&["replay", "central", "--topic", TOPIC, "--bootstrap", dev.plaintext()?])?;
+    wait_until(KAFKA_PATIENCE, || Ok(there()?.lines().count() == 101))
+        .with_context(|| format!("{:?}", stage.lanes()))?;
+    let headers = consume(&target.address, TOPIC, "%S %h\\n")?;
+    let delivered = headers.lines().last().unwrap_or_default().to_owned();
+    ensure!(delivered.starts_with(&format!("{} ", large.len())), "{delivered}");
+    ensure!(!delivered.contains("tailway.dead"), "it is still a dead letter: {delivered}");
+    stage.deployment.stop()
+}
+
 /// Over the sink's partitions, once all are known.
 fn sum(stage: &Stage, key: &str) -> Option<u64> {
     let lanes = stage.lanes().ok()?;
@@ -133,7 +196,7 @@ fn sum(stage: &Stage, key: &str) -> Option<u64> {
     (numbers.len() == PARTITIONS as usize).then(|| numbers.iter().sum())
 }
 
-fn compare(command: &mut std::process::Command) -> Result<Value> {
+fn compare(command: &mut Command) -> Result<Value> {
     let output = finish(command, PATIENCE)?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let why = || format!("{text}\n{}", String::from_utf8_lossy(&output.stderr));

@@ -1,9 +1,10 @@
 //! What a broker forwards, as the sink itself tells: a real OpenSearch and a real Kafka, asked by scripts that are not ours.
 //!
 //! `node` is OpenSearch and a proxy that misbehaves before it, `stage` is Tailway's three with a sink. `exact` counts what
-//! arrived through kills, faults and rollovers, `refusals` what was refused, held up and mended, `kafka` compares the copy in a Kafka with the original.
+//! arrived through kills, faults and rollovers, `refusals` what was refused, held up and mended, `clones` two hosts from one image, `kafka` compares the copy in a Kafka with the original.
 
 pub mod clones;
+pub mod cost;
 pub mod exact;
 pub mod kafka;
 pub mod node;

@@ -11,6 +11,7 @@ use super::exact::needs;
 use super::node::{Node, Proxy};
 use super::stage::Stage;
 use crate::checks::{Bench, text};
+use crate::deployment::http_get;
 use crate::group::{Check, need};
 use crate::kcat::{Transport, command, produce};
 use crate::process::{finish, run, wait_until};
@@ -142,6 +143,13 @@ fn conflicts() -> Result<()> {
     let target = ["--topic", TOPIC, "--bootstrap", dev.plaintext()?];
     let said = stage.sink(&[&["rejects", "es"][..], &target].concat())?;
     ensure!(said.contains(&(RECORDS / BAD_EVERY).to_string()) && said.contains("400"), "{said}");
+
+    let (_, metrics) = http_get(stage.deployment.admin("broker"), "/metrics")?;
+    let (dead, delivered) = (RECORDS / BAD_EVERY, RECORDS - RECORDS / BAD_EVERY);
+    for (name, value) in [("dead", dead), ("delivered", delivered)] {
+        let line = format!("tailway_broker_sink_{name}_records_total{{sink=\"es\"}} {value}");
+        ensure!(metrics.lines().any(|have| have == line), "no {line} in:\n{metrics}");
+    }
 
     map(&node, "keyword")?;
     node.ask("POST", &format!("/{STREAM}/_rollover"), None)?;

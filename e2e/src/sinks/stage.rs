@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::checks::{Bench, text};
 use crate::deployment::{Deployment, PATIENCE, http_get};
-use crate::process::{Process, run};
+use crate::process::{Process, run, wait_until};
 use crate::programs::Programs;
 
 /// The topic of the lines, and the data stream that it is forwarded to.
@@ -84,6 +84,18 @@ impl Stage {
         let status: Value = serde_json::from_str(&body)?;
         let lanes = status["sinks"][0]["partitions"].as_array();
         lanes.cloned().context("the broker says nothing of its sinks yet")
+    }
+
+    /// Waits until the agent has delivered all of `lines`.
+    pub fn stored(&self, lines: usize) -> Result<()> {
+        wait_until(STUCK * 5, || {
+            let (_, body) = http_get(self.deployment.admin("broker"), "/status")?;
+            let status: Value = serde_json::from_str(&body)?;
+            let of_topic = status["partitions"].as_array().into_iter().flatten();
+            let of_topic = of_topic.filter(|partition| partition["topic"] == TOPIC);
+            let stored: u64 = of_topic.filter_map(|p| p["high_watermark"].as_u64()).sum();
+            Ok(stored >= lines as u64)
+        })
     }
 
     /// Waits until the agent has delivered all of `lines` and the sink has all that is in the topic.
