@@ -32,8 +32,10 @@ pub const CHECKS: &[Check] = &[
 
 const TOPIC: &str = "events";
 const PARTITIONS: u32 = 3;
-/// Of the broker; every third one is of Kafka as well.
+/// In turn of the broker, of both, and of Kafka.
 const KILLS: usize = 9;
+/// As it stands in the sink's configuration.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 const WRITING: Duration = Duration::from_mins(2);
 const PATIENCE: Duration = Duration::from_mins(10);
 const KAFKA_PATIENCE: Duration = Duration::from_mins(1);
@@ -53,7 +55,7 @@ fn kills() -> Result<()> {
     let (dir, count) = (tempfile::tempdir()?, super::lines());
     let port = free_port()?;
     let kafka = Kafka::version(NEWEST).start_broker(&dir.path().join("kafka"), port, &[])?;
-    let sink = sink("central", &kafka.address) + "  request_timeout: 5s\n";
+    let sink = sink("central", &kafka.address) + "  request_timeout: 2s\n";
     let mut stage = Stage::start(Programs::built()?, dir.path(), &sink)?;
     Bench::create(&stage.deployment, TOPIC, PARTITIONS, &[])?;
     let dev = stage.deployment.dev.clone();
@@ -71,14 +73,22 @@ fn kills() -> Result<()> {
         };
         wait_until(KAFKA_PATIENCE, moves)
             .with_context(|| format!("nothing was forwarded before kill {kill}"))?;
-        if kill % 3 == 2 {
+        let (of_kafka, of_broker) = (kill % 3 > 0, kill % 3 < 2);
+        if of_kafka {
             kafka.kill()?;
-            stage.deployment.kill_daemon("broker")?;
-            kafka.restart(KAFKA_PATIENCE)?;
-        } else {
-            stage.deployment.kill_daemon("broker")?;
         }
-        stage.deployment.start_daemon("broker")?;
+        if of_broker {
+            stage.deployment.kill_daemon("broker")?;
+        } else {
+            // Until it has given up waiting for an answer.
+            std::thread::sleep(REQUEST_TIMEOUT * 2);
+        }
+        if of_kafka {
+            kafka.restart(KAFKA_PATIENCE)?;
+        }
+        if of_broker {
+            stage.deployment.start_daemon("broker")?;
+        }
     }
     wait_until(PATIENCE, || producer.has_exited())?;
     let said = producer.printed();

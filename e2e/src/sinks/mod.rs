@@ -1,10 +1,13 @@
 //! What a broker forwards, as the sink itself tells: a real OpenSearch and a real Kafka, asked by scripts that are not ours.
 //!
 //! `node` is OpenSearch and a proxy that misbehaves before it, `stage` is Tailway's three with a sink. `exact` counts what
-//! arrived through kills, faults and rollovers, `refusals` what was refused, held up and mended, `clones` two hosts from one image, `kafka` compares the copy in a Kafka with the original.
+//! arrived through kills, faults and rollovers, `clones` what came from two hosts made of one image, `refusals` what was
+//! refused, held up and mended; `kafka` compares the copy in a Kafka with the original, `dev` tries the short forms, and
+//! `cost` is `cargo x bench-sinks`.
 
 pub mod clones;
 pub mod cost;
+pub mod dev;
 pub mod exact;
 pub mod kafka;
 pub mod node;
@@ -36,7 +39,7 @@ pub fn run(args: &SinksArgs) -> Result<()> {
 }
 
 fn all() -> Vec<Check> {
-    [exact::CHECKS, clones::CHECKS, refusals::CHECKS, kafka::CHECKS].concat()
+    [exact::CHECKS, clones::CHECKS, refusals::CHECKS, kafka::CHECKS, dev::CHECKS].concat()
 }
 
 fn lines() -> usize {
