@@ -35,7 +35,8 @@ enum Task {
     Clients(Filter),
     /// A real Filebeat delivering to the broker; built from its Go module the first time (needs kcat, go).
     Filebeat,
-    /// What a broker forwards to a real OpenSearch, through kills, faults and rollovers (needs java, mvn, curl, python3).
+    /// What a broker forwards to a real OpenSearch and a real Kafka, through kills, faults and rollovers (needs java, mvn, curl, kcat,
+    /// python3, and root for two hosts from one image).
     Sinks {
         /// Passed on: --lines N, and words that names of checks must contain.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
