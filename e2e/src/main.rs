@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use tailway_e2e::checks::{self, footprint, hostile, power_cuts};
+use tailway_e2e::checks::{self, footprint, hostile, power_cuts, short_lives};
 use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
 use tailway_e2e::peers::{self, send_loop};
@@ -41,6 +41,8 @@ enum Group {
     Torture(TortureArgs),
     /// Power cuts of a broker's disk, as many as wanted.
     PowerCuts(power_cuts::PowerCutsArgs),
+    /// Certificates of 20 s life under load, for as long as wanted.
+    ShortLives(short_lives::ShortLivesArgs),
     /// An end at every crash point.
     CrashPoints(CrashPointsArgs),
     /// Brokers and shippers beside those they replace.
@@ -67,6 +69,7 @@ fn main() -> Result<()> {
         Group::Footprint => footprint::print(),
         Group::Torture(args) => torture::run(args),
         Group::PowerCuts(args) => power_cuts::run(&args),
+        Group::ShortLives(args) => short_lives::run(&args),
         Group::CrashPoints(args) => crash_points::run_all(&args),
         Group::BenchPeers(options) => peers::run(&options),
         Group::BenchSinks(args) => sinks::cost::run(&args),

@@ -93,6 +93,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Certificates of 20 s life under load, for three minutes (root, kcat).
+    ShortLives {
+        /// Passed on: --seconds N.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Breaks guarded lines one at a time and demands that a test, a torture or the simulation fails for each.
     Teeth {
         /// Take the simulation's verdicts from its last record instead of running it.
@@ -131,6 +137,7 @@ fn main() -> Result<ExitCode> {
         Task::BenchSinks { args } => e2e(&root, "bench-sinks", args),
         Task::CrashPoints { args } => e2e(&root, "crash-points", args),
         Task::PowerCuts { args } => e2e(&root, "power-cuts", args),
+        Task::ShortLives { args } => e2e(&root, "short-lives", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -21,6 +21,7 @@ pub mod pipeline;
 pub mod power_cuts;
 pub mod readme;
 pub mod record;
+pub mod short_lives;
 pub mod strangers;
 
 use std::path::{Path, PathBuf};
@@ -63,6 +64,7 @@ pub fn root() -> Vec<Check> {
         members::CHECKS,
         strangers::CHECKS,
         impostors::CHECKS,
+        short_lives::CHECKS,
     ]
     .concat()
 }
