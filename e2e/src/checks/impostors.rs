@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::strangers::{API_VERSIONS, HTTP, framed, openssl};
 use super::text;
@@ -393,9 +394,15 @@ fn clients() -> Result<()> {
             Fault::Revoked => revoked(&mut cluster, &forger, "client", "rogue")?,
             _ => forger.make(fault, &subject)?,
         };
-        for target in &targets {
-            show(&cluster, &forged, target)?;
-        }
+        let showing = |target| show(&cluster, &forged, target);
+        thread::scope(|scope| {
+            // Who is answered listens for a while whether there is more.
+            let all: Vec<_> = targets.iter().map(|it| scope.spawn(|| showing(it))).collect();
+            all.into_iter().try_for_each(|shown| match shown.join() {
+                Ok(shown) => shown,
+                Err(_) => bail!("showing a certificate panicked"),
+            })
+        })?;
     }
     cluster.stop_all()
 }

@@ -151,7 +151,7 @@ pub fn openssl(
     say: &[u8],
 ) -> Result<Vec<u8>> {
     let client = cluster.network.host(CLIENT)?;
-    let question = client.dir().join("question");
+    let question = client.dir().join(format!("question-{host}-{port}"));
     fs::write(&question, say)?;
     // `-quiet` prints what the server says and nothing else, and stays after the end of the input: until the server
     // closes, or says no more.
