@@ -52,7 +52,8 @@ const MAY_EXPOSE: &[(&str, &str)] = &[
     ("crates/metadata/src/enrollment.rs", "a token's text and the request that shows it"),
     ("crates/net/src/certificate_request.rs", "a key, into a Secret"),
     ("crates/net/src/tls.rs", "a key, to the TLS library"),
-    ("e2e/src/forgery.rs", "keys of certificates that nobody should trust, to their files"),
+    ("e2e/src/checks/secrets.rs", "keys, to be looked for in what programs say"),
+    ("e2e/src/forgery.rs", "keys of forged certificates, to their files"),
     ("sim/src/tls.rs", "keys of a simulated cluster, to their files"),
 ];
 

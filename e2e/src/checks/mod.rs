@@ -21,6 +21,7 @@ pub mod pipeline;
 pub mod power_cuts;
 pub mod readme;
 pub mod record;
+pub mod secrets;
 pub mod short_lives;
 pub mod strangers;
 
@@ -65,6 +66,7 @@ pub fn root() -> Vec<Check> {
         strangers::CHECKS,
         impostors::CHECKS,
         short_lives::CHECKS,
+        secrets::CHECKS,
     ]
     .concat()
 }
