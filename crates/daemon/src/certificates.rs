@@ -259,11 +259,14 @@ impl Keeper {
         let due = now >= life.renew_at(self.jitter) || follows;
         if due && now >= plan.retry {
             let renewed = self.renew(look.coordinator.as_ref()).await;
-            if renewed.is_ok() {
+            let mut span = life.span();
+            if let Ok(enrolled) = &renewed {
                 plan.follow = None;
+                // The next one may live for much less than this one did.
+                span = Life::of(&enrolled.certificate).span();
             }
             self.tell(renewed, life);
-            plan.retry = later(now, (life.span() / 50).min(RETRY_MAX));
+            plan.retry = later(now, (span / 50).min(RETRY_MAX));
             return true;
         }
         false

@@ -17,6 +17,7 @@ use tailway_metadata::ClusterId;
 use tailway_metadata::authority::AuthorityId;
 use tailway_metadata::enrollment::{Enrolled, Trust};
 use tailway_metadata::security::{IssuedCertificate, Role, Serial};
+use tailway_metadata::time::WallMs;
 use tailway_net::{ClientAuth, ClientTls, ClientTlsFiles, ServerTls, ServerTlsFiles};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -194,19 +195,19 @@ async fn while_the_coordinator_is_away_the_certificate_says_until_when_it_serves
     house.stop().await;
 }
 
-/// A coordinator that was stopped until the last third of its certificate's life: it renews it at once, and says no more.
-#[tokio::test]
-async fn a_certificate_that_was_just_renewed_is_not_said_to_end() {
-    let house = House::new();
-    let member = house.sign("member.pem", -80, 20);
-    let (issuer, now) = (Arc::clone(&house.issuer), house.context.clock.wall());
+/// A coordinator's own papers, with certificates that are good until so many milliseconds after they are asked for.
+fn own_papers(house: &House, life_ms: i64) -> OwnPapers {
+    let (issuer, clock) = (Arc::clone(&house.issuer), house.context.clock.clone());
     let ca_pem = std::fs::read_to_string(house.path("ca.pem")).unwrap();
     let (enrolled_ca, trusted_ca) = (ca_pem.clone(), ca_pem);
-    let own = OwnPapers {
+    let at = |ms: i64| time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
+    OwnPapers {
         renewal: Box::new(move |csr| {
+            let not_before = clock.wall();
+            let not_after = WallMs(not_before.0 + life_ms);
             let mut request = CertificateSigningRequestParams::from_pem(&csr).unwrap();
-            request.params.not_before = rcgen::date_time_ymd(2020, 1, 1);
-            request.params.not_after = rcgen::date_time_ymd(2120, 1, 1);
+            request.params.not_before = at(not_before.0).unwrap();
+            request.params.not_after = at(not_after.0).unwrap();
             let certificate = request.signed_by(&*issuer).unwrap();
             let enrolled = Enrolled {
                 cluster_id: ClusterId("c".into()),
@@ -215,8 +216,8 @@ async fn a_certificate_that_was_just_renewed_is_not_said_to_end() {
                     role: Role::Coordinator,
                     id: "0".into(),
                     names: Vec::new(),
-                    not_before: now,
-                    not_after: now,
+                    not_before,
+                    not_after,
                     issued_by: "renewal".into(),
                     revoked: None,
                     signed_by: AuthorityId::FIRST,
@@ -233,14 +234,40 @@ async fn a_certificate_that_was_just_renewed_is_not_said_to_end() {
             let trust = Trust { ca_pem: trusted_ca.clone(), renew: false };
             Box::pin(async move { Ok(trust) })
         }),
-    };
+    }
+}
+
+/// A coordinator that was stopped until the last third of its certificate's life: it renews it at once, and says no more.
+#[tokio::test]
+async fn a_certificate_that_was_just_renewed_is_not_said_to_end() {
+    let house = House::new();
+    let member = house.sign("member.pem", -80, 20);
+    let own = Some(own_papers(&house, 100 * DAY_S * 1_000));
     let servers = vec![house.server(&member, true)];
-    Certificates { servers, clients: Vec::new(), own: Some(own) }.keep(&house.context);
+    Certificates { servers, clients: Vec::new(), own }.keep(&house.context);
     house.logged("certificate renewed").await;
     house.logged("certificates were read again").await;
     assert!(!house.log.text().contains("ends soon"), "{}", house.log.text());
     let status = house.context.status.json();
     assert!(status["certificate"]["failure"].is_null(), "{status}");
+    house.stop().await;
+}
+
+/// `certificate_lifetime` was made short: the first certificate of that life must not wait for its renewal as long as a long one may.
+#[tokio::test]
+async fn a_certificate_that_lives_shorter_than_the_last_is_renewed_in_its_own_time() {
+    let house = House::new();
+    let member = house.sign("member.pem", -80, 20);
+    let own = Some(own_papers(&house, 4_000));
+    let servers = vec![house.server(&member, true)];
+    Certificates { servers, clients: Vec::new(), own }.keep(&house.context);
+    let again = async {
+        while house.log.text().matches("certificate renewed").count() < 3 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let seen = tokio::time::timeout(PATIENCE, again).await;
+    assert!(seen.is_ok(), "it was not renewed again and again:\n{}", house.log.text());
     house.stop().await;
 }
 

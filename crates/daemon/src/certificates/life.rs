@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tailway_metadata::security::IssuedCertificate;
 use tailway_metadata::time::WallMs;
 
 /// Between two looks at the files; more often where a certificate lives shortly.
@@ -20,6 +21,10 @@ pub(super) struct Life {
 }
 
 impl Life {
+    pub(super) fn of(issued: &IssuedCertificate) -> Life {
+        Life { not_before: issued.not_before, not_after: issued.not_after }
+    }
+
     pub(super) fn span(self) -> Duration {
         let ms = self.not_after.0.saturating_sub(self.not_before.0);
         Duration::from_millis(u64::try_from(ms).unwrap_or(0))
