@@ -143,6 +143,18 @@ fn a_member_renews_for_itself_under_the_names_it_has() {
     assert!(text.contains("certificate 02 was revoked"), "{text}");
 }
 
+/// The test above, in a process of its own, with the check left out.
+#[test]
+fn a_renewal_of_what_is_not_good_is_missed_when_it_is_let_through() {
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let test = format!("{}::a_member_renews_for_itself_under_the_names_it_has", module_path!());
+    let test = test.split_once("::").unwrap().1;
+    child.args(["--exact", test]).env("TAILWAY_PLANT", "coordinator.revoked_renewed");
+    let output = child.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(!output.status.success() && text.contains("panicked"), "{text}");
+}
+
 #[test]
 fn members_are_named_as_their_role_wants() {
     let mut bench = Bench::leading();
