@@ -69,8 +69,6 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
 /// How often directories are listed that cannot be watched.
 const POLLED_SCAN_INTERVAL: Duration = Duration::from_secs(2);
-/// Reporting may take one part in this many of the time.
-const REPORT_SHARE: u32 = 1_000;
 /// At a stop, for lanes that have trouble.
 const STOP_TROUBLED: Duration = Duration::from_secs(1);
 
@@ -409,10 +407,10 @@ impl Shipper {
             }
             if self.changed && now >= self.calendar.report {
                 self.changed = false;
+                let begun = self.clock.mono();
                 self.publish();
-                // With very many files it takes a while, so it is done less often.
-                let took = self.clock.mono().since(now);
-                self.calendar.report = now + took * REPORT_SHARE;
+                let took = self.clock.mono().since(begun);
+                self.calendar.report = now + report::pause_after(took);
             }
         }
         if self.stopping.is_some() {

@@ -3,6 +3,7 @@
 //! Of each file it says what is guaranteed now, and since when and why that is less, if it is.
 
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,17 @@ use crate::machine::tail_file::State;
 
 /// Files shown one by one, idle ones last; the others are counted.
 const FILES_SHOWN_MAX: usize = 256;
+
+/// Reporting may take one part in this many of the time.
+const REPORT_SHARE: u32 = 1_000;
+
+/// What `/status` says is never older than this, however long it takes to say it.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long what was reported stands, when saying it took so long: with very many files, or on a busy machine.
+pub(super) fn pause_after(took: Duration) -> Duration {
+    took.saturating_mul(REPORT_SHARE).min(PAUSE_MAX)
+}
 
 impl Shipper {
     /// Puts what is so now where `/status` and `/metrics` read it.
@@ -174,4 +186,18 @@ fn unread(file: &Followed) -> (u64, u64) {
     let machine = &file.machine;
     let read = machine.read();
     (machine.size().saturating_sub(read), read.saturating_sub(machine.acked()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A report that once took 200 ms, because others had the processor, stood for more than three minutes.
+    #[test]
+    fn a_slow_report_does_not_stand_for_minutes() {
+        for (took_us, pause_ms) in [(0, 0), (50, 50), (2_000, 2_000), (200_000, 5_000)] {
+            let pause = pause_after(Duration::from_micros(took_us));
+            assert_eq!(pause, Duration::from_millis(pause_ms), "took {took_us} us");
+        }
+    }
 }

@@ -27,6 +27,7 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::checks::text;
+use crate::deployment::http_get;
 use crate::group::need;
 use crate::process::{self, Process, Signal};
 use crate::programs::Programs;
@@ -96,7 +97,11 @@ fn tortured(args: &TortureArgs, dir: &Path) -> Result<()> {
     }
     let (made, log_at) = (torture.made, torture.log_at);
     let out = dir.join("writer.out");
-    let status = writer.wait(WRITER_PATIENCE + span)?;
+    let ended = writer.wait(WRITER_PATIENCE + span);
+    let status = ended.with_context(|| {
+        let said = http_get(stage.deployment.admin("agent"), "/status");
+        format!("it waits until the agent's /status has a file delivered; there stands {said:?}")
+    })?;
     let said = std::fs::read_to_string(&out)?;
     ensure!(status.success(), "the writer ended with {status}: {said}");
     let written: Written = serde_json::from_str(said.trim()).with_context(|| said.clone())?;
