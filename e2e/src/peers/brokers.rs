@@ -143,7 +143,7 @@ pub fn compare(
 }
 
 /// First the one, then the other, round after round, so that what else happens on the machine meets both.
-fn rounds<const N: usize>(
+pub(super) fn rounds<const N: usize>(
     options: &Options,
     subjects: [&Subject; 2],
     run: impl Fn(&Subject) -> Result<[f64; N]>,
@@ -157,12 +157,12 @@ fn rounds<const N: usize>(
     Ok(of)
 }
 
-fn medians<const N: usize>(runs: &[[f64; N]]) -> [f64; N] {
+pub(super) fn medians<const N: usize>(runs: &[[f64; N]]) -> [f64; N] {
     std::array::from_fn(|at| median(&runs.iter().map(|run| run[at]).collect::<Vec<f64>>()))
 }
 
 /// With a topic of its own, deleted afterwards.
-fn with_topic<T>(
+pub(super) fn with_topic<T>(
     subject: &Subject,
     partitions: u32,
     run: impl FnOnce(&str) -> Result<T>,
@@ -175,7 +175,7 @@ fn with_topic<T>(
 }
 
 /// The broker's processor time for what `run` has it do.
-fn costed<T>(subject: &Subject, run: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
+pub(super) fn costed<T>(subject: &Subject, run: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     let before = subject.cpu_seconds()?;
     let result = run()?;
     Ok((result, subject.cpu_seconds()? - before))

@@ -13,7 +13,9 @@
 pub mod brokers;
 pub mod live;
 pub mod meter;
+pub mod own;
 pub mod perf;
+pub mod rdkafka;
 pub mod report;
 pub mod send_loop;
 pub mod shippers;
@@ -46,7 +48,7 @@ pub struct Options {
     /// Seconds of a run at a fixed rate.
     #[arg(long, default_value_t = 5)]
     pub seconds: u64,
-    /// Only loads whose name has this: `1000 B`, `6 partitions`, `TLS`, `shippers`, `live`, `idle` ...
+    /// Only loads whose name has this: `1000 B`, `6 partitions`, `TLS`, `kcat`, `shippers`, `live`, `idle`, `own` ...
     #[arg(long)]
     pub only: Vec<String>,
     /// Where measured data lies; on a disk, not in memory.
@@ -114,6 +116,9 @@ pub fn run(options: &Options) -> Result<()> {
     if !report.compared.is_empty() {
         report.send_loop = Some(send_loop::cpu_per_gb(dir)?);
     }
+    if options.wants("kcat") {
+        report.rdkafka = Some(rdkafka::compare(options, &tailway, &kafka, dir)?);
+    }
     drop(kafka);
     if options.wants("shippers") {
         report.shippers = Some(shippers::ship(options, &tailway, dir)?);
@@ -123,6 +128,10 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if options.wants("idle") {
         report.idle = Some(live::idle(&tailway, dir)?);
+    }
+    drop(tailway);
+    if options.wants("own") {
+        report.own = Some(own::measure(options, dir)?);
     }
     println!("{}", report.text());
     if !options.trial {

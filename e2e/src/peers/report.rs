@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use super::Options;
 use super::brokers::{Compared, Figures};
 use super::live::{Idle, Live};
+use super::own::Own;
+use super::rdkafka::Through;
 use super::shippers::{self, Shippers};
 use crate::kafka::NEWEST;
 use crate::process::run;
@@ -23,9 +25,12 @@ pub struct Report {
     conditions: Vec<String>,
     pub compared: Vec<Compared>,
     pub send_loop: Option<f64>,
+    /// Tailway, then Kafka.
+    pub rdkafka: Option<[Through; 2]>,
     pub shippers: Option<Shippers>,
     pub live: Vec<Live>,
     pub idle: Option<Idle>,
+    pub own: Option<Own>,
 }
 
 /// What was promised, and what came out.
@@ -68,7 +73,16 @@ impl Report {
             "CPU is user and system time by /proc, of Tailway's broker and coordinator together; GB are 1e9 bytes of record values.".to_owned(),
         ];
         let (compared, live) = (Vec::new(), Vec::new());
-        Ok(Report { conditions, compared, send_loop: None, shippers: None, live, idle: None })
+        Ok(Report {
+            conditions,
+            compared,
+            send_loop: None,
+            rdkafka: None,
+            shippers: None,
+            live,
+            idle: None,
+            own: None,
+        })
     }
 
     /// All of it, in Markdown.
@@ -79,6 +93,9 @@ impl Report {
         }
         if !self.compared.is_empty() {
             self.brokers(&mut text);
+        }
+        if let Some(through) = &self.rdkafka {
+            rdkafka_table(&mut text, through);
         }
         if let Some(shippers) = &self.shippers {
             shippers_table(&mut text, shippers);
@@ -102,6 +119,9 @@ impl Report {
                     "\n10,000 idle files: {cpu_percent:.2} % of a core, {descriptors} descriptors, peak RSS {rss_mib:.1} MiB."
                 ),
             );
+        }
+        if let Some(own) = &self.own {
+            own_table(&mut text, own);
         }
         line(&mut text, "\n| target | limit | measured | |\n| --- | --- | --- | --- |");
         for Target { what, limit, measured, met } in self.targets() {
@@ -209,6 +229,7 @@ impl Report {
             targets.push(at_most("agent, 10,000 idle files, descriptors", descriptors, 64));
             targets.push(at_most("agent, 10,000 idle files, peak RSS MiB", rss_mib.round(), 40.0));
         }
+        targets.extend(self.own.iter().flat_map(own_targets));
         targets
     }
 
@@ -264,6 +285,83 @@ fn shippers_table(text: &mut String, of: &Shippers) {
             of.zstd_raw, of.zstd_ecs
         ),
     );
+}
+
+fn rdkafka_table(text: &mut String, of: &[Through; 2]) {
+    line(
+        text,
+        "\nLines of 1,000 bytes into six partitions and out again by kcat (librdkafka), acks=all, else its defaults, plaintext; CPU of the broker:\n\n| broker | in: MB/s | CPU-s/GB | out: MB/s | CPU-s/GB |\n| --- | --- | --- | --- | --- |",
+    );
+    for (name, of) in ["Tailway", "Kafka"].iter().zip(of) {
+        let Through { produce_mb_s, produce_cpu_per_gb, consume_mb_s, consume_cpu_per_gb } = of;
+        line(
+            text,
+            &format!(
+                "| {name} | {produce_mb_s:.0} | {produce_cpu_per_gb:.2} | {consume_mb_s:.0} | {consume_cpu_per_gb:.2} |"
+            ),
+        );
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn own_table(text: &mut String, of: &Own) {
+    line(
+        text,
+        "\nBy `tailway bench start`, over TLS, daemons on any core:\n\n| the broker finds | ready ms | first ack ms | RSS MiB |\n| --- | --- | --- | --- |",
+    );
+    for start in &of.starts {
+        line(
+            text,
+            &format!(
+                "| {} | {:.0} | {:.0} | {:.1} |",
+                start.found,
+                start.ready_us as f64 / 1e3,
+                start.first_ack_us as f64 / 1e3,
+                mib(start.rss_bytes)
+            ),
+        );
+    }
+    let (count, kb) = (of.connections, of.connection_bytes as f64 / 1e3);
+    line(text, &format!("\n{count} idle TLS connections: {kb:.1} KB of the broker's memory each."));
+    if !of.sizes.is_empty() {
+        let sizes =
+            of.sizes.iter().map(|(name, bytes)| format!("{name} {:.1} MB", *bytes as f64 / 1e6));
+        let sizes: Vec<String> = sizes.collect();
+        line(text, &format!("\nProfile `dist`, stripped: {}.", sizes.join(", ")));
+    }
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn own_targets(of: &Own) -> Vec<Target> {
+    let mut targets = Vec::new();
+    let tenths = |value: f64| (value * 10.0).round() / 10.0;
+    if let Some(empty) = of.starts.first() {
+        let ms = tenths(empty.first_ack_us as f64 / 1e3);
+        targets.push(at_most("broker, start on nothing to first ack, ms", ms, 100.0));
+    }
+    if let Some(many) = of.starts.get(1) {
+        let ms = tenths(many.ready_us as f64 / 1e3);
+        targets.push(at_most(&format!("broker, start with {}, ms", many.found), ms, 500.0));
+        let rss = tenths(mib(many.rss_bytes));
+        targets.push(at_most(&format!("broker, RSS with {}, MiB", many.found), rss, 64.0));
+    }
+    let kb = tenths(of.connection_bytes as f64 / 1e3);
+    targets.push(at_most(&format!("{} idle TLS connections, KB each", of.connections), kb, 25.0));
+    for (name, bytes) in &of.sizes {
+        let limit = match *name {
+            "tailway-agent" => 8.0,
+            "tailway-broker" => 12.0,
+            _ => 10.0,
+        };
+        let size = tenths(*bytes as f64 / 1e6);
+        targets.push(at_most(&format!("{name}, profile dist, MB"), size, limit));
+    }
+    targets
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
 }
 
 fn shipper_targets(of: &Shippers) -> Vec<Target> {
