@@ -50,7 +50,7 @@ pub(crate) enum Command {
         command: bench::BenchCommand,
     },
     /// One of the processes that a benchmark measures
-    #[command(hide = true)]
+    #[command(hide = true, after_help = "Example:\n  tailway bench-serve broker ./broker.yaml")]
     BenchServe { part: bench::Part, config: PathBuf },
     /// Ask a running agent
     #[command(
