@@ -248,6 +248,22 @@ fn crashes(house: &House) {
     check_private(&dir);
 }
 
+/// As when something was revoked: what `cert renew --if-due` puts in the place of the CA's file.
+fn revocation_list(house: &House) -> String {
+    let path = house.path("reports/ca.pem");
+    let ca = std::fs::read_to_string(&path).unwrap();
+    let list = ca.find("-----BEGIN X509 CRL-----").unwrap();
+    std::fs::write(&path, &ca[..list]).unwrap();
+    let replaced = house.done("cert renew reports --if-due");
+    assert!(
+        replaced.contains("reports/ca.pem: the list of what was revoked is replaced")
+            && replaced.contains("not due yet"),
+        "{replaced}"
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), ca);
+    ca
+}
+
 fn certificates(house: &House) {
     house.done("cert issue --role client reports --out reports");
     check_private(&house.path("reports"));
@@ -271,9 +287,13 @@ fn certificates(house: &House) {
         "{not_due}"
     );
     assert_eq!(std::fs::read(house.path("reports/cert.pem")).unwrap(), after);
+    assert!(kcat.contains("ssl.crl.location="), "{kcat}");
+    let ca = revocation_list(house);
+    assert_eq!(std::fs::read(house.path("reports/cert.pem")).unwrap(), after);
     // As when the cluster trusts another CA now.
-    let ca = std::fs::read_to_string(house.path("reports/ca.pem")).unwrap();
-    std::fs::write(house.path("reports/ca.pem"), format!("# another\n{ca}")).unwrap();
+    let another = rcgen::KeyPair::generate().unwrap();
+    let another = rcgen::CertificateParams::default().self_signed(&another).unwrap().pem();
+    std::fs::write(house.path("reports/ca.pem"), format!("{ca}{another}")).unwrap();
     assert!(house.done("cert renew reports --if-due").contains("certificate "));
     assert_ne!(std::fs::read(house.path("reports/cert.pem")).unwrap(), after);
     assert_eq!(std::fs::read_to_string(house.path("reports/ca.pem")).unwrap(), ca);

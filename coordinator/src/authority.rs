@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose,
+    PublicKeyData, RevokedCertParams, SanType, SerialNumber,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -43,6 +44,13 @@ pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: CertificateDer<'static>,
     pem: String,
+}
+
+/// A certificate that is accepted no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    pub serial: Serial,
+    pub at: WallMs,
 }
 
 /// Why there is no CA to sign with.
@@ -236,6 +244,41 @@ impl Authority {
         }
         params.use_authority_key_identifier_extension = true;
         Ok(params.signed_by(key, &self.issuer)?.pem())
+    }
+
+    /// Signs which of its certificates were revoked (RFC 5280, section 5), and when. PEM.
+    ///
+    /// It says that the next follows when the CA ends: verifiers that refuse a list of yesterday would refuse everybody on a
+    /// host that did not reach the coordinator since.
+    pub fn revocation_list(&self, revoked: &[Revocation]) -> Result<String, AuthorityError> {
+        let (not_before, not_after) = tailway_net::validity::validity(&self.certificate)
+            .ok_or_else(|| AuthorityError::Damaged {
+                path: PathBuf::from(CERTIFICATE_FILE),
+                cause: "its certificate has no beginning or no end".into(),
+            })?;
+        let newest = revoked.iter().map(|revocation| revocation.at).max();
+        let this_update = newest.map_or(not_before, |newest| earlier(newest, BACKDATED));
+        let number = newest.map_or(0, |newest| u64::try_from(newest.0).unwrap_or(0));
+        let mut revoked_certs = Vec::with_capacity(revoked.len());
+        for Revocation { serial, at } in revoked {
+            let serial = serial.octets().unwrap_or_default();
+            revoked_certs.push(RevokedCertParams {
+                serial_number: SerialNumber::from_slice(&serial),
+                revocation_time: moment(*at)?,
+                reason_code: None,
+                invalidity_date: None,
+            });
+        }
+        let params = CertificateRevocationListParams {
+            this_update: moment(this_update)?,
+            next_update: moment(not_after)?,
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs,
+            // As in the CA's certificate: some verifiers look for its list by that.
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.issuer)?.pem()?)
     }
 }
 

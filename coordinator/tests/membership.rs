@@ -23,8 +23,8 @@ use tailway_metadata::{ClusterId, Secret};
 use tailway_net::certificate_request::CertificateRequest;
 use tailway_net::pin::sha256;
 use tailway_net::{
-    ClientTls, ClientTlsFiles, FrameReader, HostPort, PeerIdentity, RpcConnection, RpcOptions,
-    dial, write_segments,
+    ClientTls, ClientTlsFiles, FrameReader, HostPort, Limits, Listener, PeerIdentity,
+    RpcConnection, RpcOptions, Security, ServerTls, dial, write_segments,
 };
 use tailway_storage::{FsDisk, atomic_replace};
 use tailway_wire::frame::{encode_request_raw, split_response};
@@ -125,6 +125,22 @@ impl House {
 
     async fn connect(&self, coordinator: &Coordinator, name: &str) -> RpcConnection {
         common::connect(self.dir.path(), coordinator, name).await
+    }
+
+    /// A server with the certificate of that name; it only shakes hands.
+    async fn serve(&self, name: &str, host: &str) -> HostPort {
+        let path = |end: &str| self.path(&format!("{name}.{end}"));
+        let tls = ServerTls::showing(&path("pem"), &path("key"), Vec::new()).unwrap();
+        let address = HostPort::new("127.0.0.1", 0);
+        let listener =
+            Listener::bind(&address, Security::Tls(tls), Limits::default()).await.unwrap();
+        let port = listener.local_addr().port();
+        tailway_runtime::spawn(async move {
+            while let Ok(incoming) = listener.accept().await {
+                tailway_runtime::spawn(async move { incoming.establish().await.map(drop) });
+            }
+        });
+        HostPort::new(host, port)
     }
 
     /// Makes a token as the admin, for the role in its id.
@@ -286,6 +302,61 @@ async fn a_member_renews_its_certificate_while_it_runs() {
     let members: Membership = ask(&admin, ApiKey::DescribeMembership, &()).await.unwrap();
     let by = format!("renewal of {}", enrolled.certificate.serial);
     assert!(members.certificates.iter().any(|issued| issued.issued_by == by), "{members:?}");
+    context.tasks.stop(Deadline::after(PATIENCE)).await.unwrap();
+    stop(coordinator).await;
+}
+
+/// A broker's certificate is revoked: an agent that runs hears of it and believes that broker no more, and others still.
+#[tokio::test]
+async fn a_member_that_runs_refuses_a_server_that_was_revoked() {
+    // It asks each second.
+    let house = House::with_lifetime("3m");
+    let (coordinator, _context) = house.start().await;
+    house.token(&coordinator, Role::Agent, "agent1", 1, LIFE).await;
+    house.token(&coordinator, Role::Broker, "broker1", 2, LIFE).await;
+    let (asked, key) = request("agent1", "secret", "web1", &[]);
+    let enrolled = enroll(&coordinator, house.sha256, &asked).await.unwrap();
+    let whole = format!("{}{}", enrolled.certificate_pem, key.expose());
+    atomic_replace(&FsDisk, &house.path("member.pem"), whole.as_bytes()).unwrap();
+    atomic_replace(&FsDisk, &house.path("member-ca.pem"), enrolled.ca_pem.as_bytes()).unwrap();
+    let identity = format!(r#"{{"coordinator":"{}"}}"#, coordinator.address());
+    std::fs::write(house.path("identity.json"), identity).unwrap();
+    let mut brokers = Vec::new();
+    for (id, host) in [("1", "localhost"), ("2", "127.0.0.1")] {
+        let (asked, key) = request("broker1", "secret", id, &[host]);
+        let enrolled = enroll(&coordinator, house.sha256, &asked).await.unwrap();
+        house.put(id, &enrolled.certificate_pem, &key);
+        brokers.push(house.serve(id, host).await);
+    }
+    let files = ClientTlsFiles {
+        ca: house.path("member-ca.pem"),
+        cert: Some(house.path("member.pem")),
+        key: Some(house.path("member.pem")),
+        server_name: None,
+    };
+    let tls = ClientTls::load(&files).unwrap();
+    let context = Context::default();
+    Certificates { clients: vec![tls.clone()], ..Certificates::default() }.keep(&context);
+    let meet = async |broker: &HostPort| dial(broker, Some(&tls), PATIENCE).await.map(drop);
+    for broker in &brokers {
+        meet(broker).await.unwrap();
+    }
+    let admin = house.connect(&coordinator, "admin").await;
+    let which = CertificateRef::Member { role: Role::Broker, id: "1".into() };
+    let _revoked: Vec<IssuedCertificate> =
+        ask(&admin, ApiKey::RevokeCertificates, &which).await.unwrap();
+    let refused = async {
+        loop {
+            if let Err(error) = meet(&brokers[0]).await {
+                return error.to_string();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let error =
+        tokio::time::timeout(PATIENCE, refused).await.expect("that it was revoked is heard");
+    assert!(error.contains("the server's certificate was revoked; try: "), "{error}");
+    meet(&brokers[1]).await.unwrap();
     context.tasks.stop(Deadline::after(PATIENCE)).await.unwrap();
     stop(coordinator).await;
 }

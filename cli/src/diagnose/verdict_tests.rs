@@ -116,7 +116,7 @@ fn each_failure_is_laid_to_its_step_with_cause_and_next_command() {
         (tls(name("`b2`")), TLS, "is for `b2`, not for `b1.example`", "one of these names: `b2`"),
         (tls(TlsFailure::Expired { clocks: clocks() }), TLS, "clock says B", "renew the server's"),
         (tls(TlsFailure::NotValidYet { clocks: clocks() }), TLS, "valid from A", "timedatectl"),
-        (tls(TlsFailure::Revoked), TLS, "revoked", "openssl s_client"),
+        (tls(TlsFailure::Revoked), TLS, "revoked", "tailway cert list"),
         (closed(Some(refused())), TLS, "CertificateRevoked", "tailway enroll"),
         (closed(Some(TlsFailure::CertificateRequired)), TLS, "requires a certificate", "tls.cert"),
         (closed(Some(TlsFailure::OurIssuerUnknown)), TLS, "does not trust the CA", "listeners[]"),

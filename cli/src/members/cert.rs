@@ -77,7 +77,7 @@ const P12_PASSWORD: &str = "keystore.password";
 
 /// `tailway cert renew`: a new key and a certificate for it, in the place of those that are there.
 ///
-/// `if_due`: only if a third of its life is left, or the cluster trusts other CAs.
+/// `if_due`: only if a third of its life is left, or the cluster trusts other CAs. What was revoked meanwhile is written down anyway.
 pub(super) async fn renew(dir: &Path, if_due: bool) -> Result<Exit> {
     let papers = Papers::found(dir)?;
     let identity = papers.identity()?;
@@ -97,7 +97,14 @@ pub(super) async fn renew(dir: &Path, if_due: bool) -> Result<Exit> {
         let authorities = read_certificates("CA", &papers.ca())?;
         let trusts = authorities.iter().map(|ca| sha256(ca)).collect();
         let trust = renewal::trust(&address, &tls, trusts).await.map_err(failed)?;
-        if !trust.renew && trust.ca_pem == known {
+        if !trust.renew && authorities_in(&trust.ca_pem)? == authorities {
+            if trust.ca_pem != known {
+                papers.put("ca.pem", &trust.ca_pem)?;
+                say(&format!(
+                    "{}: the list of what was revoked is replaced",
+                    papers.ca().display()
+                ))?;
+            }
             say(&format!(
                 "{} {}: not due yet, its certificate ends in {}",
                 identity.role,
@@ -139,12 +146,16 @@ fn write_keystores(
     papers.put(KEYSTORE_PEM, keystore.expose())
 }
 
+fn authorities_in(ca_pem: &str) -> Result<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(ca_pem.as_bytes())
+        .collect::<Result<Vec<_>, _>>()
+        .context("the coordinator's CA is no PEM")
+}
+
 fn write_pkcs12(papers: &Papers, name: &str, key_pem: &Secret, enrolled: &Enrolled) -> Result<()> {
     let certificate = CertificateDer::from_pem_slice(enrolled.certificate_pem.as_bytes())
         .context("the coordinator's certificate is no PEM")?;
-    let authorities = CertificateDer::pem_slice_iter(enrolled.ca_pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .context("the coordinator's CA is no PEM")?;
+    let authorities = authorities_in(&enrolled.ca_pem)?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.expose().as_bytes())?;
     // Whoever uses it goes on with the password that it has.
     let password = match std::fs::read_to_string(papers.dir.join(P12_PASSWORD)) {

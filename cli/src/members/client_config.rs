@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use tailway_daemon::Clock;
 use tailway_daemon::exit::Exit;
@@ -36,7 +36,7 @@ pub(crate) fn run(software: Software, identity: &Path, bootstrap: &str) -> Resul
             missing.display()
         );
     }
-    for line in settings(software, &papers, &brokers) {
+    for line in settings(software, &papers, &brokers, has_list(&papers)?) {
         say(&line)?;
     }
     // On stderr: what is printed is to be used as it is.
@@ -46,6 +46,16 @@ pub(crate) fn run(software: Software, identity: &Path, bootstrap: &str) -> Resul
     }
     Ok(Exit::Ok)
 }
+
+/// Whether the file of CAs says what was revoked. librdkafka believes nobody where it is told of a list that is not there.
+fn has_list(papers: &Papers) -> Result<bool> {
+    let ca = papers.ca();
+    let pem = std::fs::read_to_string(&ca).with_context(|| ca.display().to_string())?;
+    Ok(pem.contains(LIST))
+}
+
+/// How a revocation list begins in a file of CAs.
+const LIST: &str = "-----BEGIN X509 CRL-----";
 
 /// What to do with it.
 fn use_of(software: Software, broker: &str) -> String {
@@ -67,26 +77,34 @@ fn use_of(software: Software, broker: &str) -> String {
     }
 }
 
-fn settings(software: Software, papers: &Papers, brokers: &[String]) -> Vec<String> {
+fn settings(
+    software: Software,
+    papers: &Papers,
+    brokers: &[String],
+    has_list: bool,
+) -> Vec<String> {
     let at = |path: std::path::PathBuf| path.display().to_string();
     let (ca, cert, key) = (at(papers.ca()), at(papers.cert()), at(papers.key()));
     let keystore = at(papers.dir.join(KEYSTORE_PEM));
     let bootstrap = brokers.join(",");
-    let librdkafka = [
+    let mut librdkafka = vec![
         ("security.protocol", "ssl"),
         ("ssl.ca.location", ca.as_str()),
         ("ssl.certificate.location", cert.as_str()),
         ("ssl.key.location", key.as_str()),
     ];
+    if has_list {
+        librdkafka.insert(2, ("ssl.crl.location", ca.as_str()));
+    }
     match software {
         Software::Kcat => {
-            let options = librdkafka
-                .map(|(name, value)| format!("-X {}", quoted(&format!("{name}={value}"))));
+            let option = |(name, value)| format!("-X {}", quoted(&format!("{name}={value}")));
+            let options: Vec<String> = librdkafka.into_iter().map(option).collect();
             vec![format!("kcat -b {} {} -L", quoted(&bootstrap), options.join(" "))]
         }
         Software::Librdkafka => {
             let mut lines = vec![format!("bootstrap.servers={bootstrap}")];
-            lines.extend(librdkafka.map(|(name, value)| format!("{name}={value}")));
+            lines.extend(librdkafka.iter().map(|(name, value)| format!("{name}={value}")));
             lines
         }
         Software::Java => vec![
@@ -125,11 +143,12 @@ mod tests {
     #[test]
     fn settings_are_whole_and_quoted() {
         let papers = Papers::in_dir(Path::new("/a b")).unwrap();
-        let lines = |software| settings(software, &papers, &["h:1".into(), "[::1]:2".into()]);
+        let brokers = ["h:1".to_owned(), "[::1]:2".to_owned()];
+        let lines = |software| settings(software, &papers, &brokers, true);
         assert_eq!(
             lines(Software::Kcat),
             [
-                "kcat -b 'h:1,[::1]:2' -X security.protocol=ssl -X 'ssl.ca.location=/a b/ca.pem' -X 'ssl.certificate.location=/a b/cert.pem' -X 'ssl.key.location=/a b/cert.key' -L"
+                "kcat -b 'h:1,[::1]:2' -X security.protocol=ssl -X 'ssl.ca.location=/a b/ca.pem' -X 'ssl.crl.location=/a b/ca.pem' -X 'ssl.certificate.location=/a b/cert.pem' -X 'ssl.key.location=/a b/cert.key' -L"
             ]
         );
         assert_eq!(
@@ -138,10 +157,13 @@ mod tests {
                 "bootstrap.servers=h:1,[::1]:2",
                 "security.protocol=ssl",
                 "ssl.ca.location=/a b/ca.pem",
+                "ssl.crl.location=/a b/ca.pem",
                 "ssl.certificate.location=/a b/cert.pem",
                 "ssl.key.location=/a b/cert.key",
             ]
         );
+        let without = settings(Software::Librdkafka, &papers, &brokers, false);
+        assert!(!without.iter().any(|line| line.contains("crl")), "{without:?}");
         assert_eq!(lines(Software::Java)[5], "ssl.keystore.location=/a b/keystore.pem");
         let filebeat = lines(Software::Filebeat);
         assert_eq!(filebeat[1], r#"  hosts: ["h:1", "[::1]:2"]"#);

@@ -4,8 +4,8 @@
 //! Renewed is what `tailway enroll` and `coordinator init` made: key and certificate in one file (so that one rename
 //! replaces both) beside an identity.json that names the coordinator. Between half and two thirds of its life a new key is
 //! made and the coordinator asked; until that succeeds it is tried again and again, and the old one serves on until it ends.
-//! At the start and every few minutes it is asked which CAs to trust, so that another can take over; once that signs, the
-//! certificate is renewed whatever its age.
+//! At the start and then twice a minute it is asked which CAs to trust, so that another can take over, and which of their
+//! certificates were revoked; once another CA signs, the certificate is renewed whatever its age.
 //! Certificates of other making are only read again, and announced too: whoever makes them replaces the files.
 //! Invariant: connections that are open stay as they are; what cannot be read changes nothing.
 
@@ -175,13 +175,24 @@ struct Plan {
     ask: WallMs,
     /// Another CA signs: the certificate is renewed whatever its age.
     follow: Option<WallMs>,
+    /// Files were replaced: they are read at once.
+    replaced: bool,
+}
+
+/// What a question whom to trust came to.
+struct Told {
+    /// The certificate is to be renewed.
+    renew: bool,
+    /// The file of CAs was another before.
+    replaced: bool,
 }
 
 impl Keeper {
     async fn run(self, mut stop: Stop) {
         let keeper = Arc::new(self);
         let never = WallMs(i64::MIN);
-        let mut plan = Plan { retry: never, warn: BTreeMap::new(), ask: never, follow: None };
+        let mut plan =
+            Plan { retry: never, warn: BTreeMap::new(), ask: never, follow: None, replaced: false };
         let mut loaded: Option<Sha256> = None;
         loop {
             let looking = Arc::clone(&keeper);
@@ -209,6 +220,9 @@ impl Keeper {
             }
             if stop.unless(keeper.act(look, &mut plan)).await.is_none() {
                 return;
+            }
+            if std::mem::take(&mut plan.replaced) {
+                continue;
             }
             if stop.unless(tokio::time::sleep(every)).await.is_none() {
                 return;
@@ -243,12 +257,13 @@ impl Keeper {
         let now = self.clock.wall();
         if now >= plan.ask {
             let answer = self.ask_trust(look.coordinator.as_ref(), look.trusts.clone()).await;
+            plan.replaced = matches!(&answer, Ok(told) if told.replaced);
             // The coordinator's own answer costs nothing.
             let every = life.ask_every(self.jitter);
             let own = self.certificates.own.is_some();
             plan.ask = if own { now } else { later(now, every) };
             plan.follow = match answer {
-                Ok(renew) if renew => {
+                Ok(told) if told.renew => {
                     let after = life.follow_after(if own { 0 } else { self.jitter });
                     plan.follow.or(Some(later(now, after)))
                 }
@@ -272,12 +287,12 @@ impl Keeper {
         false
     }
 
-    /// Asks which CAs to trust and replaces the file of them, if it has others. Whether the certificate is to be renewed.
+    /// Asks whom to trust and replaces the file of CAs, if it says something else.
     async fn ask_trust(
         &self,
         coordinator: Option<&HostPort>,
         trusts: Vec<Sha256>,
-    ) -> Result<bool, String> {
+    ) -> Result<Told, String> {
         let asked = async {
             let trust = match (&self.certificates.own, coordinator) {
                 (Some(own), _) => (own.trust)(trusts).await?,
@@ -287,15 +302,18 @@ impl Keeper {
             let (ca, ca_pem) = (self.own.as_ref().and_then(|own| own.ca.clone()), trust.ca_pem);
             let write = move || ca.map_or(Ok(false), |ca| put_authorities(&ca, &ca_pem));
             let written = tailway_runtime::spawn_blocking(write).await;
-            if written.map_err(|error| error.to_string())?? {
-                tracing::info!("the CAs to trust are others now, and are read again");
+            let replaced = written.map_err(|error| error.to_string())??;
+            if replaced {
+                tracing::info!(
+                    "whom to trust has changed (CAs, or what was revoked), and is read again"
+                );
             }
-            Ok(trust.renew)
+            Ok(Told { renew: trust.renew, replaced })
         };
         let answer = asked.await;
         let failure = answer.as_ref().err().cloned();
         if let Some(error) = &failure {
-            tracing::debug!(%error, "it is not known which CAs to trust from now on; it is asked again");
+            tracing::debug!(%error, "it is not known whom to trust from now on; it is asked again");
         }
         self.shown().trust_failure = failure;
         answer

@@ -121,6 +121,7 @@ pub const GUARDS: &[&str] = &[
     "net.any_ca_is_pinned",
     "net.exposed_key_accepted",
     "net.revoked_accepted",
+    "net.revoked_server_believed",
 ];
 
 #[cfg(feature = "faults")]

@@ -242,6 +242,9 @@ impl DialError {
             TlsFailure::NotValidYet { .. } => {
                 "correct the clock of this host or of the one that issued it (timedatectl)".into()
             }
+            TlsFailure::Revoked => {
+                "ask an admin who revoked it (tailway cert list); its host enrols again with a new token".into()
+            }
             TlsFailure::CertificateRequired => "configure tls.cert and tls.key".into(),
             TlsFailure::CertificateRefused { .. } if !self.has_certificate => {
                 "configure tls.cert and tls.key: the server wants a client certificate".into()

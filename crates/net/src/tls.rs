@@ -4,7 +4,8 @@
 //! break ours. Every error names the file and what is wrong with it. There is no way to switch
 //! off the check of a server's certificate or name; [`ClientTlsFiles::server_name`] only says
 //! which name to expect. A private key that others
-//! may read is refused.
+//! may read is refused. A file of CAs may also hold their revocation lists (`X509 CRL`): what they name is refused, and said
+//! to be revoked. A list never becomes too old, because whoever cannot ask for a newer one has no better.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::{Error as PemError, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use tailway_metadata::Secret;
 use tailway_metadata::security::{Serial, Sha256};
 
@@ -189,8 +190,14 @@ fn server_config(
         ClientAuth::None => builder.with_no_client_auth(),
         asked => {
             let path = files.client_ca.as_ref().ok_or(TlsError::NoClientCa)?;
-            let roots = Arc::new(read_roots(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            let Authorities { roots, mut revoked_by } = read_authorities(path)?;
+            if tailway_faults::is_planted("net.revoked_accepted") {
+                revoked_by.clear();
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider())
+                .with_crls(revoked_by)
+                .only_check_end_entity_revocation()
+                .allow_unknown_revocation_status();
             let verifier = match asked {
                 ClientAuth::Optional => verifier.allow_unauthenticated(),
                 ClientAuth::None | ClientAuth::Required => verifier,
@@ -293,8 +300,14 @@ impl fmt::Debug for ClientTls {
 
 fn client_config(files: &ClientTlsFiles) -> Result<Loaded<ClientConfig>, TlsError> {
     let mut own = None;
-    let roots = Arc::new(read_roots(&files.ca)?);
+    let Authorities { roots, mut revoked_by } = read_authorities(&files.ca)?;
+    if tailway_faults::is_planted("net.revoked_server_believed") {
+        revoked_by.clear();
+    }
     let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
+        .with_crls(revoked_by)
+        .only_check_end_entity_revocation()
+        .allow_unknown_revocation_status()
         .build()
         .map_err(|cause| TlsError::Ca { path: files.ca.clone(), cause: cause.to_string() })?;
     let builder = ClientConfig::builder_with_provider(provider())
@@ -331,14 +344,24 @@ fn key_pair(cert: &Path, key: &Path, cause: &rustls::Error) -> TlsError {
     TlsError::KeyPair { cert: cert.into(), key: key.into(), cause: cause.to_string() }
 }
 
-fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+/// What a file of CAs says: whom to trust, and which of their certificates not.
+struct Authorities {
+    roots: Arc<RootCertStore>,
+    revoked_by: Vec<CertificateRevocationListDer<'static>>,
+}
+
+fn read_authorities(path: &Path) -> Result<Authorities, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in read_certificates("CA", path)? {
+    let pem = read("CA", path)?;
+    for certificate in certificates_in(&pem, "CA", path)? {
         roots
             .add(certificate)
             .map_err(|cause| TlsError::Ca { path: path.into(), cause: cause.to_string() })?;
     }
-    Ok(roots)
+    let revoked_by = CertificateRevocationListDer::pem_slice_iter(&pem)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|cause| TlsError::Pem { what: "CA", path: path.into(), cause })?;
+    Ok(Authorities { roots: Arc::new(roots), revoked_by })
 }
 
 /// The certificates of a PEM file, in its order.
@@ -346,8 +369,15 @@ pub fn read_certificates(
     what: &'static str,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = read(what, path)?;
-    let certificates = CertificateDer::pem_slice_iter(&pem)
+    certificates_in(&read(what, path)?, what, path)
+}
+
+fn certificates_in(
+    pem: &[u8],
+    what: &'static str,
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let certificates = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|cause| TlsError::Pem { what, path: path.into(), cause })?;
     if certificates.is_empty() {

@@ -10,11 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, SerialNumber, date_time_ymd,
 };
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
+use tailway_metadata::security::Serial;
 use tailway_net::tls::read_certificates;
 use tailway_net::{
     ClientAuth, ClientTls, ClientTlsFiles, HostPort, Limits, Listener, PeerIdentity, Security,
@@ -29,7 +31,7 @@ type Ca = CertifiedIssuer<'static, KeyPair>;
 fn ca_params(name: &str) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     params.distinguished_name.push(DnType::CommonName, name);
     params
 }
@@ -224,12 +226,16 @@ fn compare(who: &str, said: &str, expected: Option<&str>) {
     }
 }
 
+fn serial_of(pki: &Pki, name: &str) -> Serial {
+    let chain = read_certificates("certificate", &pki.path(name, "pem")).unwrap();
+    PeerIdentity::from_certificate(&chain[0]).unwrap().serial
+}
+
 #[tokio::test]
 async fn a_revoked_client_is_refused_in_the_handshake_and_told() {
     let pki = Pki::new();
     pki.sign("gone", good(), &pki.ca);
-    let gone = read_certificates("certificate", &pki.path("gone", "pem")).unwrap();
-    let serial = PeerIdentity::from_certificate(&gone[0]).unwrap().serial;
+    let serial = serial_of(&pki, "gone");
     let Security::Tls(tls) = pki.server("good") else { unreachable!("it is TLS") };
     tls.refuse_revoked(move |asked| *asked == serial);
     for (client, at_client, at_server) in [
@@ -249,6 +255,67 @@ async fn a_revoked_client_is_refused_in_the_handshake_and_told() {
     tls.reload().unwrap();
     let (_, to_server) = pki.meet_at(Security::Tls(tls), "gone", "localhost").await;
     assert!(to_server.contains("was revoked"), "after a reload: {to_server}");
+}
+
+/// What a CA has revoked, written behind its certificate.
+fn list(issuer: &Ca, serials: &[Serial]) -> String {
+    let revoked = |serial: &Serial| RevokedCertParams {
+        serial_number: SerialNumber::from_slice(&serial.octets().unwrap()),
+        revocation_time: date_time_ymd(2026, 1, 1),
+        reason_code: None,
+        invalidity_date: None,
+    };
+    let params = CertificateRevocationListParams {
+        this_update: date_time_ymd(2026, 1, 1),
+        // Over: a host that cannot ask for a newer one goes by it.
+        next_update: date_time_ymd(2026, 1, 2),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: serials.iter().map(revoked).collect(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    params.signed_by(issuer).unwrap().pem().unwrap()
+}
+
+#[tokio::test]
+async fn what_the_file_of_cas_says_was_revoked_is_refused_and_said_so() {
+    let pki = Pki::new();
+    pki.sign("gone", good(), &pki.ca);
+    let path = pki.path("ca", "pem");
+    let alone = std::fs::read_to_string(&path).unwrap();
+    let gone = serial_of(&pki, "gone");
+    let (client, Security::Tls(server)) = (pki.client("good"), pki.server("good")) else {
+        unreachable!("it is TLS")
+    };
+    for (revoked, to_client, to_server) in [
+        (vec![], None, None),
+        (
+            vec![Serial("07".into()), gone.clone()],
+            Some("the server's certificate was revoked; try: ask an admin"),
+            Some("the client's certificate was revoked"),
+        ),
+    ] {
+        // Another CA's list says nothing about ours, also where it names the number.
+        let others = list(&ca("another CA"), std::slice::from_ref(&gone));
+        std::fs::write(&path, format!("{alone}{}{others}", list(&pki.ca, &revoked))).unwrap();
+        check(&pki, "gone", to_client, to_server).await;
+        assert_eq!(pki.meet("good", "good", "localhost").await, (String::new(), String::new()));
+    }
+    // Those that are there already: hot.
+    let (_, to_server) = pki.meet_at(Security::Tls(server.clone()), "gone", "localhost").await;
+    assert_eq!(to_server, "");
+    server.reload().unwrap();
+    client.reload().unwrap();
+    let (_, to_server) = pki.meet_at(Security::Tls(server), "gone", "localhost").await;
+    assert!(to_server.contains("was revoked"), "{to_server}");
+    // A list in the name of our CA that it has not signed is not believed, and neither is what it is about.
+    std::fs::write(&path, format!("{alone}{}", list(&ca("the CA"), &[gone]))).unwrap();
+    let (said, _) = pki.meet("good", "good", "localhost").await;
+    assert!(!said.is_empty());
+    let broken = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    std::fs::write(&path, format!("{alone}{broken}")).unwrap();
+    let error = client.reload().unwrap_err().to_string();
+    assert!(error.contains("ca.pem cannot be used") && error.contains("CRL"), "{error}");
 }
 
 /// A resumed session would show no certificate: what was revoked, or has expired, since the first one would be let in.
@@ -331,11 +398,19 @@ async fn no_session_is_resumed_by_listeners_or_dialers() {
 /// What is tested above, in a process of its own, without the check.
 #[test]
 fn the_check_of_revocations_is_missed_when_it_is_left_out() {
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "a_revoked_client_is_refused_in_the_handshake_and_told"]);
-    let output = child.env("TAILWAY_PLANT", "net.revoked_accepted").output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(!output.status.success() && text.contains("panicked"), "{text}");
+    for (test, plant) in [
+        ("a_revoked_client_is_refused_in_the_handshake_and_told", "net.revoked_accepted"),
+        (
+            "what_the_file_of_cas_says_was_revoked_is_refused_and_said_so",
+            "net.revoked_server_believed",
+        ),
+    ] {
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child.args(["--exact", test]);
+        let output = child.env("TAILWAY_PLANT", plant).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(!output.status.success() && text.contains("panicked"), "{plant}: {text}");
+    }
 }
 
 /// What was loaded before goes on until `reload`, and over a reload that fails.

@@ -9,9 +9,11 @@ use tailway_metadata::time::WallMs;
 pub(super) const LOOK_EVERY_MAX: Duration = Duration::from_secs(10);
 const LOOK_EVERY_MIN: Duration = Duration::from_millis(200);
 
-/// Between two questions which CAs to trust.
-const TRUST_EVERY_MAX: Duration = Duration::from_mins(10);
+/// Between two questions whom to trust: with a look at the files before, and its jitter, what was revoked is known within a minute.
+const TRUST_EVERY_MAX: Duration = Duration::from_secs(30);
 const TRUST_EVERY_MIN: Duration = Duration::from_secs(1);
+/// Over how long the renewals of all members are spread after another CA has begun to sign.
+const FOLLOW_AFTER_MAX: Duration = Duration::from_mins(10);
 
 /// From when to when a certificate is good, and what follows from that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,7 @@ impl Life {
         self.not_after.0.saturating_sub(now.0) / 1_000
     }
 
-    /// When its program asks again which CAs to trust: hosts that started together do not ask together.
+    /// When its program asks again whom to trust: hosts that started together do not ask together.
     pub(super) fn ask_every(self, jitter: u32) -> Duration {
         let every = (self.span() / 200).clamp(TRUST_EVERY_MIN, TRUST_EVERY_MAX);
         every * (900 + jitter / 5) / 1_000
@@ -66,7 +68,7 @@ impl Life {
 
     /// How long after another CA has begun to sign its certificate is renewed.
     pub(super) fn follow_after(self, jitter: u32) -> Duration {
-        (self.span() / 20).min(TRUST_EVERY_MAX) * jitter / 1_000
+        (self.span() / 20).min(FOLLOW_AFTER_MAX) * jitter / 1_000
     }
 
     pub(super) fn look_every(self) -> Duration {
