@@ -74,6 +74,8 @@ pub struct Cursor {
     committed: i64,
     committing: Option<i64>,
     commit_at: Mono,
+    /// The last attempt failed: the next one has to wait, whoever waits for it.
+    commit_failed: bool,
     /// Below, an earlier run may have sent anything.
     doubtful_below: i64,
     in_flight: BTreeMap<BatchId, Batch>,
@@ -103,6 +105,7 @@ impl Cursor {
             committed,
             committing: None,
             commit_at: Mono::ZERO,
+            commit_failed: false,
             doubtful_below,
             in_flight: BTreeMap::new(),
             next_batch: 0,
@@ -135,10 +138,15 @@ impl Cursor {
                 if let Some(offset) = self.committing.take().filter(|_| durable) {
                     self.committed = offset;
                 }
+                self.commit_failed = !durable;
                 self.commit_at = now + self.options.commit_interval;
             }
             Event::Tick => {}
-            Event::Stop => self.stopping = true,
+            Event::Stop => {
+                self.stopping = true;
+                // One more attempt, whatever became of the last one.
+                self.commit_failed = false;
+            }
         }
         self.step(now, out);
     }

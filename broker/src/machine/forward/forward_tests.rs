@@ -344,6 +344,23 @@ fn a_stop_sends_nothing_more_and_commits_what_is_answered() {
 }
 
 #[test]
+fn a_commit_that_fails_at_once_is_not_tried_again_at_once() {
+    let mut bench = Bench::new(Options { window: 4, ..options() }, 0);
+    bench.tell(Event::Tick);
+    bench.read(8);
+    bench.sent(1, vec![Item::Done]);
+    let commit = [Action::Forget { below: 14 }, Action::Commit { offset: 14 }];
+    assert_eq!(bench.sent(0, vec![Item::Done; 3]), commit);
+    // The window waits for it, and so does a stop, which tries once more.
+    assert_eq!(bench.tell(Event::Committed { durable: false }), []);
+    assert_eq!(bench.wait(), [Action::Commit { offset: 14 }]);
+    assert_eq!(bench.tell(Event::Committed { durable: false }), []);
+    assert_eq!(bench.tell(Event::Stop), [Action::Commit { offset: 14 }]);
+    assert_eq!(bench.tell(Event::Committed { durable: false }), []);
+    assert!(bench.cursor.is_stopped());
+}
+
+#[test]
 fn an_answer_of_another_length_is_doubtful() {
     let mut bench = Bench::new(options(), 0);
     bench.tell(Event::Tick);

@@ -57,8 +57,8 @@ impl Cursor {
         if self.committing.is_some() || offset <= self.committed {
             return;
         }
-        // Who waits for the window to move is not kept waiting.
-        let wanted = self.stopping || self.next >= self.limit();
+        // Who waits for the window to move is not kept waiting, but by a failure, which may come at once again and again.
+        let wanted = (self.stopping || self.next >= self.limit()) && !self.commit_failed;
         if wanted || now >= self.commit_at {
             self.committing = Some(offset);
             out.push(Action::Commit { offset });
