@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use tailway_agent::tail::memory::MemoryFiles;
+use tailway_broker::config::RawSink;
 use tailway_daemon::daemon::{Context, Daemon, StartError};
 use tailway_daemon::ready::Status;
 use tailway_daemon::run::STOP_DEADLINE;
@@ -78,6 +79,8 @@ pub(crate) struct Machine {
     tls: Arc<TlsFiles>,
     brokers: Vec<HostPort>,
     vault: Vault,
+    /// Where its broker forwards to.
+    sinks: Vec<RawSink>,
     /// Of the program that runs, or of the last one.
     status: Status,
 }
@@ -111,10 +114,16 @@ impl Machine {
             tls: Arc::clone(tls),
             brokers: brokers.to_vec(),
             vault: vault.clone(),
+            sinks: Vec::new(),
             status: Status::new(),
         };
         machine.watch(|_, _| {});
         machine
+    }
+
+    /// Has its broker forward to a sink, from its next start on.
+    pub(crate) fn forward_to(&mut self, sink: RawSink) {
+        self.sinks.push(sink);
     }
 
     /// Has somebody look at each event of the disk.
@@ -185,7 +194,7 @@ impl Machine {
             }
             Role::Broker(id) => {
                 self.vault.broker_starts(&self.disk);
-                let config = broker_config(id, self.host, &self.tls)?;
+                let config = broker_config(id, self.host, &self.tls, &self.sinks)?;
                 sim::spawn_on(self.host, async move {
                     let started = tailway_broker::Broker::start_on(disk, config, context.clone());
                     tell(life(started.await, context, stopped).await);
@@ -303,9 +312,13 @@ pub(crate) fn address_of(host: HostId) -> IpAddr {
     IpAddr::from([10, 0, high, low])
 }
 
+pub(crate) fn broker_host(id: u8) -> HostId {
+    Role::Broker(id).identity().0
+}
+
 /// Where clients find a broker.
 pub(crate) fn broker_address(id: u8) -> HostPort {
-    HostPort::new(address_of(Role::Broker(id).identity().0).to_string(), BROKER_PORT)
+    HostPort::new(address_of(broker_host(id)).to_string(), BROKER_PORT)
 }
 
 /// A daemon from start to end, as `run_daemon` has it.
@@ -367,7 +380,12 @@ fn coordinator_address() -> String {
         .to_string()
 }
 
-fn broker_config(id: u8, host: HostId, tls: &TlsFiles) -> Result<tailway_broker::config::Config> {
+fn broker_config(
+    id: u8,
+    host: HostId,
+    tls: &TlsFiles,
+    sinks: &[RawSink],
+) -> Result<tailway_broker::config::Config> {
     use tailway_broker::config::{
         Config, Protocol, RawBroker, RawConfig, RawCoordinator, RawListener, RawLog, RawTls,
     };
@@ -389,6 +407,7 @@ fn broker_config(id: u8, host: HostId, tls: &TlsFiles) -> Result<tailway_broker:
             ..RawListener::default()
         }],
         log: RawLog { retention_check_interval: Span::from_secs(5), ..RawLog::default() },
+        sinks: sinks.to_vec(),
         ..RawConfig::default()
     };
     checked(&raw, Config::check)

@@ -15,6 +15,7 @@ mod oracle;
 mod plan;
 mod plants;
 mod run;
+mod sink;
 mod tls;
 mod vault;
 mod writer;

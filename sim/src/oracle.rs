@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use tailway_broker::config::DEAD_SUFFIX;
+use tailway_broker::forward::dead_letters::{OFFSET_HEADER, PARTITION_HEADER, TOPIC_HEADER};
 use tailway_broker::group::OFFSETS_TOPIC;
 use tailway_broker::machine::offsets::schema::OffsetsRecord;
 use tailway_client::TopicPartition;
@@ -41,6 +43,9 @@ pub(crate) struct Oracle {
     /// Where each line of a file stands in the agents' topic.
     lines: BTreeMap<(String, u64), Vec<(PathBuf, i64)>>,
     lines_read: ReadTo,
+    /// Where the dead letters of each record (topic, partition, offset) stand.
+    letters: BTreeMap<(String, i32, i64), BTreeSet<(PathBuf, i64)>>,
+    letters_read: ReadTo,
     found: Vec<String>,
 }
 
@@ -144,6 +149,36 @@ impl Oracle {
                 }
             }
         }
+    }
+
+    /// How many durable dead letters of a record there were when they were read last.
+    pub(crate) fn letters_of(&self, of: &(String, i32, i64)) -> usize {
+        self.letters.get(of).map_or(0, BTreeSet::len)
+    }
+
+    /// Reads on in the durable images of all topics of dead letters.
+    pub(crate) fn read_dead_letters(&mut self) {
+        let is_dead = |path: &PathBuf| {
+            let dir = path.parent().and_then(|dir| dir.file_name()).and_then(|dir| dir.to_str());
+            has_suffix(path, "log") && dir.is_some_and(|dir| dir.contains(DEAD_SUFFIX))
+        };
+        for (index, disk) in self.disks.iter().enumerate() {
+            for path in disk.durable_paths().into_iter().filter(is_dead) {
+                for batch in self.letters_read.batches(index, disk, &path) {
+                    for letter in records_of(&batch) {
+                        if let Some(of) = original_of(&letter) {
+                            let places = self.letters.entry(of).or_default();
+                            places.insert((path.clone(), letter.offset));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The offset behind the last durable record of a partition.
+    pub(crate) fn durable_end(&self, tp: &TopicPartition) -> i64 {
+        self.batches(tp).iter().map(|batch| batch.header.next_offset()).max().unwrap_or(0)
     }
 
     /// What the logs of `topic` show at the end of a run. `calm`: nothing has happened that costs a leadership.
@@ -275,8 +310,15 @@ impl ReadTo {
 }
 
 /// What can be read of a batch.
-fn records_of(batch: &Batch) -> impl Iterator<Item = RecordRef> {
+pub(crate) fn records_of(batch: &Batch) -> impl Iterator<Item = RecordRef> {
     batch.records(BATCH_BYTES_MAX).into_iter().flatten().filter_map(Result::ok)
+}
+
+/// Topic, partition and offset of what became a dead letter.
+fn original_of(letter: &RecordRef) -> Option<(String, i32, i64)> {
+    let text = |name: &str| String::from_utf8(letter.headers.get(name)?.to_vec()).ok();
+    let (partition, offset) = (text(PARTITION_HEADER)?, text(OFFSET_HEADER)?);
+    Some((text(TOPIC_HEADER)?, partition.parse().ok()?, offset.parse().ok()?))
 }
 
 fn dir_of(tp: &TopicPartition) -> PathBuf {

@@ -76,6 +76,93 @@ const FAULTS: [Fault; 23] = [
     Fault::StrayWrites,
 ];
 
+/// A kind of trouble with a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum SinkTrouble {
+    /// 429 for some records of a bulk.
+    BusyItems,
+    /// 503 for some records of a bulk, which are there or not.
+    UnsureItems,
+    /// 429 for a request, with and without `Retry-After`.
+    Busy,
+    /// 503 for a request, which is done or not.
+    Unavailable,
+    /// The connection ends before a request is done.
+    Resets,
+    /// The connection ends after it is done.
+    LostAnswers,
+    /// Half of an answer.
+    TruncatedAnswers,
+    /// The answer comes late, or too late.
+    SlowAnswers,
+    /// Some records are no documents, whatever comes.
+    Rejects,
+    /// The node is gone for a while; what it has stays.
+    Down,
+    /// What is under way is lost by the network.
+    Network,
+    /// The data stream goes on in another index.
+    Rollovers,
+}
+
+const SINK_TROUBLES: [SinkTrouble; 12] = [
+    SinkTrouble::BusyItems,
+    SinkTrouble::UnsureItems,
+    SinkTrouble::Busy,
+    SinkTrouble::Unavailable,
+    SinkTrouble::Resets,
+    SinkTrouble::LostAnswers,
+    SinkTrouble::TruncatedAnswers,
+    SinkTrouble::SlowAnswers,
+    SinkTrouble::Rejects,
+    SinkTrouble::Down,
+    SinkTrouble::Network,
+    SinkTrouble::Rollovers,
+];
+
+/// Where a sink puts records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SinkNaming {
+    DataStream,
+    Index,
+    DatedIndex,
+}
+
+/// A sink that the broker forwards to.
+#[derive(Clone, Debug)]
+pub(crate) struct SinkPlan {
+    pub(crate) naming: SinkNaming,
+    pub(crate) gzip: bool,
+    pub(crate) requests: usize,
+    pub(crate) batch_records: usize,
+    pub(crate) troubles: Vec<SinkTrouble>,
+}
+
+impl SinkPlan {
+    fn draw(rng: &mut ChaCha8Rng) -> SinkPlan {
+        let namings = [
+            SinkNaming::DataStream,
+            SinkNaming::DataStream,
+            SinkNaming::Index,
+            SinkNaming::DatedIndex,
+        ];
+        SinkPlan {
+            naming: *namings.choose(rng).unwrap_or(&SinkNaming::DataStream),
+            gzip: rng.gen_bool(0.5),
+            requests: rng.gen_range(1..=8),
+            batch_records: *[5, 50, 2_000].choose(rng).unwrap_or(&50),
+            troubles: SINK_TROUBLES.into_iter().filter(|_| rng.gen_bool(0.5)).collect(),
+        }
+    }
+
+    pub(crate) fn has(&self, trouble: SinkTrouble) -> bool {
+        self.troubles.contains(&trouble)
+    }
+}
+
+/// Of the seeds with one broker.
+const SINK_SHARE: f64 = 0.35;
+
 /// A run, as far as it is decided before it begins.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
@@ -94,6 +181,8 @@ pub(crate) struct Plan {
     pub(crate) strikes: Vec<(Duration, Fault)>,
     /// How long faults go on.
     pub(crate) safety: Duration,
+    /// Only where one broker leads everything: the position of a sink and its dead letters have to be where the lane is.
+    pub(crate) sink: Option<SinkPlan>,
 }
 
 impl Plan {
@@ -108,7 +197,7 @@ impl Plan {
             strikes.extend(kinds.choose(&mut rng).map(|fault| (at, *fault)));
             at += Duration::from_millis(rng.gen_range(0..2 * mean_gap_ms));
         }
-        Plan {
+        let mut plan = Plan {
             seed,
             brokers: if rng.gen_bool(0.7) { 1 } else { 2 },
             partitions: rng.gen_range(1..=4),
@@ -122,7 +211,13 @@ impl Plan {
             drift_ppm: *[0, 0, 200, -200, 20_000, -20_000].choose(&mut rng).unwrap_or(&0),
             strikes,
             safety,
+            sink: None,
+        };
+        // Drawn last, so that all else is what it would be without.
+        if plan.brokers == 1 && rng.gen_bool(SINK_SHARE) {
+            plan.sink = Some(SinkPlan::draw(&mut rng));
         }
+        plan
     }
 
     /// Whether there is a topic whose disk rots.

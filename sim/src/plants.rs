@@ -44,8 +44,8 @@ enum Hunt {
     Seeds,
     /// A scenario of its own, as plans made by chance reach the line too rarely.
     Directed(Scenario),
-    /// A named test (`cargo x teeth` has it): full disks, groups of dozens of dirty partitions, damaged journals and clocks
-    /// that jump by years are not simulated, or hardly ever.
+    /// A named test (`cargo x teeth` has it): full disks, groups of dozens of dirty partitions, damaged journals, clocks
+    /// that jump by years and dead letters whose topic cannot be made are not simulated, or hardly ever.
     Test,
 }
 
@@ -85,19 +85,19 @@ const PLANTS: &[Plant] = &[
         "broker.failed_sync_retried",
         "a failed fdatasync is tried again instead of fencing the log",
     ),
-    tested(
+    plant(
         "broker.forward_busy_item_dropped",
         "a record that a sink had no room for counts as delivered",
     ),
-    tested(
+    plant(
         "broker.forward_commit_before_delivery",
         "a forwarder commits what it has read, whatever became of it",
     ),
-    tested(
+    plant(
         "broker.forward_conflict_is_an_error",
         "a record that the sink has already is a dead letter",
     ),
-    tested(
+    plant(
         "broker.forward_doubts_not_looked_up",
         "what may have arrived is sent again, whatever index is written to by now",
     ),

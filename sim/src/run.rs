@@ -25,6 +25,7 @@ use crate::machines::{Machine, Role, address_of, broker_address};
 use crate::nemesis::Nemesis;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
+use crate::sink::Sink;
 use crate::tls::TlsFiles;
 use crate::vault::{self, VAULT_TOPIC, Vault};
 use crate::writer::{self, LINES_PARTITIONS, LINES_TOPIC};
@@ -35,11 +36,13 @@ const HEALED_WITHIN: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_mins(1);
 /// For reading the vault, after which it counts as not served.
 const VAULT_PATIENCE: Duration = Duration::from_secs(10);
+/// For a sink to get what is left, once everybody is quiet: a lane waits half a minute between two attempts at most.
+const SINK_PATIENCE: Duration = Duration::from_secs(90);
 /// For whoever has given up, to say why.
 const GRACE: Duration = Duration::from_secs(15);
 /// How often supervisors and the nemesis look.
 const TICK: Duration = Duration::from_millis(100);
-const TOPIC: &str = "orders";
+pub(crate) const TOPIC: &str = "orders";
 /// The host of the one who creates the topic, probes and drains: no fault reaches it.
 const OPERATOR: HostId = HostId(99);
 
@@ -112,6 +115,7 @@ struct Scenario {
     clients: Vec<ClientProcess>,
     shared: Shared,
     vault: Vault,
+    sink: Option<Sink>,
     rng: ChaCha8Rng,
 }
 
@@ -127,7 +131,7 @@ impl Scenario {
             .chain((0..plan.brokers).map(Role::Broker))
             .chain((0..plan.agents).map(Role::Agent));
         let vault = Vault::default();
-        let machines: Vec<Machine> = roles
+        let mut machines: Vec<Machine> = roles
             .map(|role| {
                 let drift =
                     if plan.drift_ppm == 0 { 0 } else { rng.gen_range(-1..=1) * plan.drift_ppm };
@@ -151,6 +155,14 @@ impl Scenario {
                 ledger.lock().unwrap_or_else(PoisonError::into_inner).look(disk, event);
             });
         }
+        let sink = Sink::of(&plan, &shared);
+        if let Some(sink) = &sink {
+            for machine in machines.iter_mut().filter(|m| matches!(m.role, Role::Broker(_))) {
+                let commits = sink.commits();
+                machine.forward_to(sink.config());
+                machine.watch(move |disk, event| commits.look(disk, event));
+            }
+        }
         let jobs =
             [(Job::Produce, plan.producers), (Job::Read, plan.readers), (Job::Join, plan.members)];
         let jobs = jobs.into_iter().flat_map(|(job, count)| (0..count).map(move |_| job));
@@ -158,7 +170,7 @@ impl Scenario {
             .zip(1..)
             .map(|(job, number)| ClientProcess::new(number, job, shared.clone()))
             .collect();
-        Scenario { plan, machines, clients, shared, vault, rng }
+        Scenario { plan, machines, clients, shared, vault, sink, rng }
     }
 
     async fn run(mut self) -> Verdict {
@@ -207,6 +219,9 @@ impl Scenario {
         for client in &mut self.clients {
             client.start();
         }
+        if let Some(sink) = &self.sink {
+            sink.start();
+        }
         if self.plan.has_vault() {
             sim::spawn_on(OPERATOR, vault::fill(self.shared.clone(), self.vault.clone()));
             sim::spawn_on(OPERATOR, vault::read(self.shared.clone(), self.vault.clone()));
@@ -221,10 +236,16 @@ impl Scenario {
         let end = Instant::now() + self.plan.safety;
         while Instant::now() < end && self.shared.history.is_clean() {
             nemesis.act(&mut self.machines, &mut self.clients).await?;
+            if let Some(sink) = &mut self.sink {
+                sink.act();
+            }
             self.tend()?;
             sleep(TICK).await;
         }
         nemesis.heal(&mut self.machines);
+        if let Some(sink) = &mut self.sink {
+            sink.heal();
+        }
         self.converge().await?;
         self.settle().await
     }
@@ -342,6 +363,7 @@ impl Scenario {
         if self.plan.has_vault() {
             self.judge_vault().await?;
         }
+        self.judge_sink().await?;
         for client in &self.clients {
             client.kill();
         }
@@ -354,6 +376,18 @@ impl Scenario {
             machine.stopped().await.map_err(|cause| format!("{}: {cause}", machine.name()))?;
         }
         Ok(())
+    }
+
+    /// Everything that is durable has arrived, once.
+    async fn judge_sink(&mut self) -> Result<(), String> {
+        let Some(sink) = &self.sink else { return Ok(()) };
+        let judging = sink.judge(self.plan.partitions, SINK_PATIENCE);
+        let judged = self.operate("sink", SINK_PATIENCE + GRACE, judging).await;
+        judged.map_err(|cause| {
+            let said: Vec<String> =
+                self.machines.iter().map(|machine| machine.status_of("sinks")).collect();
+            format!("{cause}; the broker says {}", said.concat())
+        })
     }
 
     /// The log that rots is read as a whole, or a broker's status says why it is not.
