@@ -106,23 +106,28 @@ impl Process {
 
     /// Resident memory in bytes now, from /proc.
     pub fn rss_bytes(&self) -> Result<u64> {
-        self.status_field("VmRSS:")
+        memory_field(self.pid(), "VmRSS:")
     }
 
     /// Highest resident memory in bytes so far.
     pub fn peak_rss_bytes(&self) -> Result<u64> {
-        self.status_field("VmHWM:")
+        memory_field(self.pid(), "VmHWM:")
     }
+}
 
-    fn status_field(&self, field: &str) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(field))
-            .with_context(|| field.to_string())?;
-        let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
-        Ok(kib * 1024)
-    }
+/// A field of proc(5)'s status: `VmHWM:`, in bytes.
+pub fn memory_field(pid: u32, name: &str) -> Result<u64> {
+    let value = status_field(pid, name)?;
+    let kib: u64 = value.split_whitespace().next().context("no number")?.parse()?;
+    Ok(kib * 1024)
+}
+
+/// What stands behind `name` in proc(5)'s status.
+pub fn status_field(pid: u32, name: &str) -> Result<String> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    Ok(line.with_context(|| format!("{path} has no {name}"))?.trim().to_owned())
 }
 
 impl Drop for Process {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use crate::process::wait_until;
+use crate::process::{memory_field, status_field, wait_until};
 
 /// Clients and shippers run on the one core, brokers on the other, so that neither pays for the other.
 pub const CLIENT_CORE: usize = 0;
@@ -34,23 +34,17 @@ fn ticks_of(stat: &str) -> Option<u64> {
 
 /// Peak resident memory in MiB, of all together.
 pub fn peak_rss_mib(pids: &[u32]) -> Result<f64> {
-    let mut kib = 0.0;
+    let mut bytes = 0;
     for pid in pids {
-        kib += field(*pid, "VmHWM:")?.trim_end_matches("kB").trim().parse::<f64>()?;
+        bytes += memory_field(*pid, "VmHWM:")?;
     }
-    Ok(kib / 1024.0)
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^52")]
+    Ok(bytes as f64 / f64::from(1 << 20))
 }
 
 /// The cores that a process may run on, as the kernel lists them.
 pub fn cores_of(pid: u32) -> Result<String> {
-    field(pid, "Cpus_allowed_list:")
-}
-
-fn field(pid: u32, name: &str) -> Result<String> {
-    let path = format!("/proc/{pid}/status");
-    let status = std::fs::read_to_string(&path).with_context(|| path.clone())?;
-    let line = status.lines().find_map(|line| line.strip_prefix(name));
-    Ok(line.with_context(|| format!("{path} has no {name}"))?.trim().to_owned())
+    status_field(pid, "Cpus_allowed_list:")
 }
 
 /// Open descriptors of a process.
