@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::deployment::DevJson;
 use crate::process::{run, run_with_input};
@@ -35,6 +35,19 @@ pub fn command(dev: &DevJson, transport: Transport) -> Result<Command> {
             .arg(format!("ssl.key.location={}", dev.client_key.display())),
     };
     Ok(command)
+}
+
+/// The sum of the ends of a topic's first `partitions`: how many records it was given.
+/// `kcat` has its connection settings.
+pub fn ends(mut kcat: Command, topic: &str, partitions: u32) -> Result<u64> {
+    kcat.arg("-Q");
+    for partition in 0..partitions {
+        kcat.args(["-t", &format!("{topic}:{partition}:-1")]);
+    }
+    let said = run(&mut kcat, PATIENCE)?;
+    let ends: Option<Vec<u64>> =
+        said.lines().map(|line| line.rsplit_once(" offset ")?.1.trim().parse().ok()).collect();
+    Ok(ends.with_context(|| format!("kcat -Q printed another form:\n{said}"))?.iter().sum())
 }
 
 /// `kcat -L`, as printed.

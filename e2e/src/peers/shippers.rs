@@ -16,7 +16,7 @@ use super::subject::Subject;
 use super::{Options, progress};
 use crate::kcat;
 use crate::kcat::Transport;
-use crate::process::{run, wait_until};
+use crate::process::wait_until;
 use crate::programs::{Programs, repository};
 
 const PARTITIONS: u32 = 6;
@@ -199,14 +199,8 @@ fn ensure_all_there(broker: &Subject, lines: u64) -> Result<()> {
 /// Sum of the ends of the topic's partitions, as kcat is told them.
 fn records(broker: &Subject) -> Result<u64> {
     let mut kcat = meter::pinned(meter::BROKER_CORE, "kcat");
-    kcat.args(["-Q", "-b", &broker.endpoint(Transport::Plaintext).address]);
-    for partition in 0..PARTITIONS {
-        kcat.args(["-t", &format!("{TOPIC}:{partition}:-1")]);
-    }
-    let said = run(&mut kcat, PATIENCE)?;
-    let ends: Option<Vec<u64>> =
-        said.lines().map(|line| line.rsplit_once(" offset ")?.1.trim().parse().ok()).collect();
-    Ok(ends.with_context(|| format!("kcat -Q printed another form:\n{said}"))?.iter().sum())
+    kcat.args(["-b", &broker.endpoint(Transport::Plaintext).address]);
+    kcat::ends(kcat, TOPIC, PARTITIONS)
 }
 
 /// rsyslog's imfile + omkafka, with a state of its own in `scratch`.

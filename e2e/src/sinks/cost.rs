@@ -17,9 +17,10 @@ use crate::checks::text;
 use crate::deployment::{DAEMONS, http_get};
 use crate::group::need;
 use crate::kafka::{Broker, Kafka, NEWEST};
+use crate::kcat;
 use crate::peers::meter::{self, Metered};
 use crate::peers::shippers::write_lines;
-use crate::process::{self, Process, wait_until};
+use crate::process::{Process, wait_until};
 use crate::programs::{Programs, repository};
 
 const PATIENCE: Duration = Duration::from_mins(10);
@@ -68,13 +69,8 @@ impl Counter {
             }
             Self::Kafka(broker) => {
                 let mut kcat = Command::new("kcat");
-                kcat.args(["-b", &broker.address, "-Q"]);
-                for partition in 0..3 {
-                    kcat.args(["-t", &format!("{TOPIC}:{partition}:-1")]);
-                }
-                let ends = process::run(&mut kcat, PATIENCE)?;
-                let end = |line: &str| line.rsplit_once("offset ")?.1.trim().parse::<u64>().ok();
-                Ok(ends.lines().filter_map(end).sum())
+                kcat.args(["-b", &broker.address]);
+                kcat::ends(kcat, TOPIC, 3)
             }
         }
     }
