@@ -131,7 +131,6 @@ impl Bench {
         let pattern = logs.join("app-*.log*");
         let mut deployment = Deployment::export_of(programs, &dir.join("run"), &[text(&pattern)?])?;
         deployment.set_environment("TAILWAY_BOUNDS", BOUNDS);
-        deployment.configure("agent", &[("  linger: 20ms", "  linger: 5ms")])?;
         deployment.start_daemon("coordinator")?;
         deployment.start_daemon("broker")?;
         let mut bench =

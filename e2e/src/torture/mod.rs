@@ -50,7 +50,7 @@ const CHANGES: [&[(&str, &str)]; 4] = [
     &[("compression", "zstd"), ("batch_size", "512KiB"), ("name", "''")],
     &[("compression", "lz4"), ("batch_size", "64KiB"), ("name", "another-name")],
     &[("compression", "gzip"), ("batch_size", "200KiB"), ("beat_version", "8.17.0")],
-    &[("compression", "none"), ("linger", "5ms"), ("name", "a-third-name")],
+    &[("compression", "none"), ("linger", "20ms"), ("name", "a-third-name")],
 ];
 
 /// One run; prints the report and fails if anything is not as it should be.
