@@ -1,6 +1,8 @@
 //! Certificates that end while lines are written: renewed without a trace in what arrives, missed in time when nobody renews
 //! them, and taken from an agent that is revoked.
 
+#![allow(clippy::print_stdout, reason = "prints what was seen")]
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -150,12 +152,14 @@ fn short_lives(span: Duration) -> Result<()> {
         }
     }
     let lives = begin.elapsed().as_secs() / RENEWED_AFTER_S;
+    println!("       {} s, with {reader} new connections of kcat", begin.elapsed().as_secs());
     for (host, daemon) in DAEMONS {
         // The one that was started anew has counted since then.
         let least = if host == AGENTS[1] { lives / 2 } else { lives };
         let counted = renewals(&cluster, host, daemon)?;
         ensure!(counted + 1 >= least, "{host} has renewed {counted} times, not {least}");
         cluster.ensure_quiet(host, &[])?;
+        println!("       {host}: {counted} renewals, no complaint in its log");
     }
     without_coordinator(&mut cluster, writer)?;
     cluster.stop_all()
@@ -180,6 +184,7 @@ fn without_coordinator(cluster: &mut Cluster, writer: Writer) -> Result<()> {
         format!("without the coordinator, of {lines} lines: {verdict:?}")
     })?;
     ensure_exact(&read, AGENTS.len(), lines)?;
+    println!("       {lines} lines, the last without the coordinator: each once and in order");
     for (host, daemon) in [(BROKER, "broker"), (AGENTS[0], "agent"), (AGENTS[1], "agent")] {
         wait_until(PATIENCE, || {
             let shown = certificate(cluster, host, daemon)?;
@@ -203,6 +208,9 @@ fn without_coordinator(cluster: &mut Cluster, writer: Writer) -> Result<()> {
     ensure!(stopped.elapsed() < most, "it took {:?} to hear of the end", stopped.elapsed());
     let refused = cluster.kcat(&last, "-L -m 5");
     ensure!(refused.is_err(), "the broker's certificate has ended, and kcat does not mind");
+    println!(
+        "       broker and agents said when their certificates end; kcat refuses the ended one"
+    );
     Ok(())
 }
 
