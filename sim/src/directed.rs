@@ -13,7 +13,7 @@ use tailway_runtime::sim::{self, HostId, note};
 use tailway_storage::{Disk, Journal, JournalFormat, OpenMode, Operation, SimDisk};
 use tokio::time::{Instant, sleep};
 
-use crate::plan::{Fault, Plan};
+use crate::plan::{Fault, Plan, SinkNaming, SinkPlan, SinkTrouble};
 use crate::run::{Verdict, run_plan};
 use crate::tls::TlsFiles;
 
@@ -25,6 +25,8 @@ pub(crate) enum Scenario {
     /// A coordinator whose power is cut as soon as it leads, again and again: no term may come twice, and nothing may be
     /// written in a term before the vote for it is durable.
     CutAsItLeads,
+    /// A sink refuses records while there is no coordinator to make the topic of the dead letters: nothing may be passed.
+    LettersWithoutCoordinator,
 }
 
 impl Scenario {
@@ -32,6 +34,7 @@ impl Scenario {
         match self {
             Scenario::ClockJumps => "clock-jumps",
             Scenario::CutAsItLeads => "cut-as-it-leads",
+            Scenario::LettersWithoutCoordinator => "letters-without-coordinator",
         }
     }
 
@@ -39,6 +42,9 @@ impl Scenario {
         match self {
             Scenario::ClockJumps => run_plan(clock_jumps(seed), tls, false),
             Scenario::CutAsItLeads => cut_as_it_leads(seed),
+            Scenario::LettersWithoutCoordinator => {
+                run_plan(letters_without_coordinator(seed), tls, false)
+            }
         }
     }
 }
@@ -48,6 +54,29 @@ fn clock_jumps(seed: u64) -> Plan {
     let strikes = (2..20).map(|s| (Duration::from_millis(s * 1_000), Fault::ClockJump));
     let strikes = strikes.filter(|_| rng.gen_bool(0.7)).collect();
     Plan { brokers: 2, agents: 0, strikes, safety: Duration::from_secs(22), ..Plan::of(seed) }
+}
+
+/// Rejects begin when there is no coordinator: for longer than the broker waits for its topic it is killed as soon as it is back.
+fn letters_without_coordinator(seed: u64) -> Plan {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let begin = rng.gen_range(1_000..3_000);
+    let at = (begin..begin + 15_000).step_by(100).map(Duration::from_millis);
+    let sink = SinkPlan {
+        naming: SinkNaming::Index,
+        gzip: false,
+        requests: 2,
+        batch_records: 50,
+        troubles: vec![SinkTrouble::Rejects],
+        rejects_after: Duration::from_millis(begin + 1_000),
+    };
+    Plan {
+        brokers: 1,
+        agents: 0,
+        strikes: at.map(|at| (at, Fault::KillCoordinator)).collect(),
+        safety: Duration::from_secs(25),
+        sink: Some(sink),
+        ..Plan::of(seed)
+    }
 }
 
 /// Lives of the coordinator in one run.

@@ -136,6 +136,8 @@ pub(crate) struct SinkPlan {
     pub(crate) requests: usize,
     pub(crate) batch_records: usize,
     pub(crate) troubles: Vec<SinkTrouble>,
+    /// Rejects begin this long after the run.
+    pub(crate) rejects_after: Duration,
 }
 
 impl SinkPlan {
@@ -152,6 +154,7 @@ impl SinkPlan {
             requests: rng.gen_range(1..=8),
             batch_records: *[5, 50, 2_000].choose(rng).unwrap_or(&50),
             troubles: SINK_TROUBLES.into_iter().filter(|_| rng.gen_bool(0.5)).collect(),
+            rejects_after: Duration::from_millis(rng.gen_range(0..10_000)),
         }
     }
 

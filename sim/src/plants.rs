@@ -101,9 +101,10 @@ const PLANTS: &[Plant] = &[
         "broker.forward_doubts_not_looked_up",
         "what may have arrived is sent again, whatever index is written to by now",
     ),
-    tested(
+    directed(
         "broker.forward_past_lost_dead_letter",
         "a forwarder passes a record whose dead letter was not written",
+        Scenario::LettersWithoutCoordinator,
     ),
     tested("broker.full_disk_acked", "a group that found no room counts as written"),
     tested("broker.group_fenced_singly", "a failed sync fences only the log whose file it was"),

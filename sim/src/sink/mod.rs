@@ -69,7 +69,13 @@ impl Sink {
         sim::add_host(HOST);
         tailway_net::sim::add_host(HOST, address_of(HOST), None);
         let (seed, shared) = (plan.seed, shared.clone());
-        let node = Arc::new(Node { plan: own, seed, shared, state: Mutex::default() });
+        let node = Arc::new(Node {
+            plan: own,
+            seed,
+            shared,
+            state: Mutex::default(),
+            begun: Instant::now(),
+        });
         let letters_max = if plan.is_calm() { 1 } else { 1 + plan.strikes.len() };
         Some(Sink {
             commits: CommitWatch::new(Arc::clone(&node)),

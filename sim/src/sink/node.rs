@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tailway_client::TopicPartition;
 use tailway_net::{HostPort, Limits, Listener, Security, Stream};
 use tailway_runtime::sim::{HostRng, note};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::http::{self, Answer, Request};
 use super::index::{Created, Index, Place, place_of};
@@ -47,6 +47,7 @@ pub(super) struct Node {
     pub(super) seed: u64,
     pub(super) shared: Shared,
     pub(super) state: Mutex<State>,
+    pub(super) begun: Instant,
 }
 
 #[derive(Default)]
@@ -250,7 +251,9 @@ impl Node {
 
     /// The item of the answer.
     fn create(&self, target: &str, id: &str, place: Place) -> Value {
-        if self.rejects(&place) {
+        // What came before they began is there, and is taken for that.
+        let begun = self.begun.elapsed() >= self.plan.rejects_after;
+        if begun && self.rejects(&place) && !self.lock().index.has(&place) {
             let cause = json!({ "type": "illegal_argument", "reason": "not a date" });
             let reason = json!({ "type": "mapper_parsing_exception", "reason": "failed to parse", "caused_by": cause });
             return json!({ "_index": target, "status": 400, "error": reason });
@@ -292,7 +295,7 @@ impl Node {
         }
     }
 
-    /// Whether a record is no document, whenever it comes.
+    /// Whether a record is no document, once rejects have begun.
     pub(super) fn rejects(&self, place: &Place) -> bool {
         let text = format!("{} {place:?}", self.seed);
         self.plan.has(SinkTrouble::Rejects)
