@@ -15,7 +15,7 @@ use tailway_metadata::enrollment::{Enrolled, Trust};
 use tailway_metadata::security::{IssuedCertificate, Security as Members, Serial, Sha256};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterImage, DirectoryId, Role};
-use tailway_net::tls::read_certificates;
+use tailway_net::tls::{TlsFile, read_certificates};
 use tailway_net::{Limits, Listener, PeerIdentity, Security, ServerTls};
 use tailway_storage::{DirLock, Disk, FsDisk, StorageError};
 use tokio::sync::{mpsc, watch};
@@ -287,7 +287,7 @@ fn own_papers(service: &Service, files: &RawTls, id: u64) -> OwnPapers {
 
 /// The serial number of the certificate in a file.
 async fn present(cert: PathBuf) -> Result<Serial, String> {
-    let read = move || read_certificates("certificate", &cert);
+    let read = move || read_certificates(TlsFile::Certificate, &cert);
     let chain = tailway_runtime::spawn_blocking(read).await.map_err(|error| error.to_string())?;
     let chain = chain.map_err(|error| error.to_string())?;
     let identity = chain.first().and_then(PeerIdentity::from_certificate);

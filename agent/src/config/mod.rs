@@ -16,7 +16,7 @@ use std::time::Duration;
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig, OwnTls};
 use tailway_daemon::{MetricsListener, Problems};
 use tailway_metadata::topic;
-use tailway_net::{ClientTls, ClientTlsFiles, HostPort, TlsError};
+use tailway_net::{ClientTls, ClientTlsFiles, HostPort};
 
 use crate::event::Format;
 use crate::tail::glob::{Pattern, PatternError};
@@ -210,31 +210,11 @@ fn check_tls(raw: &RawOutput, problems: &mut Problems) -> Option<ClientTls> {
             match ClientTls::load(&files) {
                 Ok(tls) => Some(tls),
                 Err(error) => {
-                    problems.at(tls_path(tls, &error), error);
+                    problems.at(&format!("output.tls{}", error.config_key()), error);
                     None
                 }
             }
         }
-    }
-}
-
-/// The key that the error is about.
-fn tls_path(raw: &RawTls, error: &TlsError) -> &'static str {
-    let of_file = |path: &PathBuf| match path {
-        path if *path == raw.ca => "output.tls.ca",
-        path if Some(path) == raw.cert.as_ref() => "output.tls.cert",
-        path if Some(path) == raw.key.as_ref() => "output.tls.key",
-        _ => "output.tls",
-    };
-    match error {
-        TlsError::Read { path, .. }
-        | TlsError::Pem { path, .. }
-        | TlsError::Empty { path, .. }
-        | TlsError::Exposed { path, .. }
-        | TlsError::Ca { path, .. } => of_file(path),
-        TlsError::KeyPair { .. } => "output.tls.cert",
-        TlsError::ServerName { .. } => "output.tls.server_name",
-        _ => "output.tls",
     }
 }
 

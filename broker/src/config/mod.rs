@@ -21,7 +21,7 @@ use tailway_daemon::{MetricsListener, Problems};
 use tailway_metadata::BrokerId;
 use tailway_metadata::topic::TopicConfig;
 use tailway_net::{
-    ClientAuth, ClientTls, ClientTlsFiles, HostPort, Security, ServerTls, ServerTlsFiles, TlsError,
+    ClientAuth, ClientTls, ClientTlsFiles, HostPort, Security, ServerTls, ServerTlsFiles,
 };
 
 pub use raw::{
@@ -193,7 +193,7 @@ fn check_coordinator(raw: RawCoordinator, problems: &mut Problems) -> Option<Coo
             request_timeout: raw.request_timeout.duration(),
         }),
         Err(error) => {
-            problems.at(&tls_path("coordinator.tls", &error), error);
+            problems.at(&format!("coordinator.tls{}", error.config_key()), error);
             None
         }
     }
@@ -306,7 +306,7 @@ fn check_tls(
     let files = ServerTlsFiles { cert: tls.cert, key: tls.key, client_ca: tls.ca, client_auth };
     ServerTls::load(&files)
         .map(Security::Tls)
-        .map_err(|error| problems.at(&tls_path(&at, &error), error))
+        .map_err(|error| problems.at(&format!("{at}{}", error.config_key()), error))
         .ok()
 }
 
@@ -369,25 +369,6 @@ fn names_nothing(path: &str, cert: &Path, key: &Path, problems: &mut Problems) -
         }
     }
     cert.as_os_str().is_empty() || key.as_os_str().is_empty()
-}
-
-/// The key that a TLS problem belongs to.
-fn tls_path(section: &str, error: &TlsError) -> String {
-    let what = match error {
-        TlsError::Read { what, .. } | TlsError::Pem { what, .. } | TlsError::Empty { what, .. } => {
-            *what
-        }
-        TlsError::Ca { .. } | TlsError::NoClientCa => "CA",
-        TlsError::KeyPair { .. } | TlsError::Exposed { .. } => "key",
-        TlsError::Half { .. } | TlsError::ServerName { .. } | TlsError::Setup(_) => "",
-    };
-    let key = match what {
-        "certificate" => ".cert",
-        "key" | "private key" => ".key",
-        "CA" => ".ca",
-        _ => "",
-    };
-    format!("{section}{key}")
 }
 
 fn check_topics(raw: RawTopics, problems: &mut Problems) -> TopicsConfig {

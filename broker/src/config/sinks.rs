@@ -422,7 +422,9 @@ fn check_tls(tls: Option<RawSinkTls>, path: &str, problems: &mut Problems) -> Op
         raw.ca
     };
     let files = ClientTlsFiles { ca, cert: raw.cert, key: raw.key, server_name: raw.server_name };
-    ClientTls::load(&files).map_err(|error| problems.at(&super::tls_path(&at, &error), error)).ok()
+    ClientTls::load(&files)
+        .map_err(|error| problems.at(&format!("{at}{}", error.config_key()), error))
+        .ok()
 }
 
 fn is_name(name: &str) -> bool {

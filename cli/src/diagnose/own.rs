@@ -1,7 +1,7 @@
 //! This side's own certificate, as it lies on the disk: whose it is, and whether its time is now.
 
 use tailway_metadata::time::WallMs;
-use tailway_net::tls::read_certificates;
+use tailway_net::tls::{TlsFile, read_certificates};
 use tailway_net::{ClientTlsFiles, PeerIdentity, validity};
 
 use super::Finding;
@@ -19,7 +19,7 @@ pub(super) const ENROL_ANEW: &str = "a new token (tailway token create) and `tai
 pub(crate) fn own_certificate(files: &ClientTlsFiles, now: WallMs) -> Option<Finding> {
     let path = files.cert.as_ref()?;
     let target = path.display().to_string();
-    let certificate = match read_certificates("certificate", path) {
+    let certificate = match read_certificates(TlsFile::Certificate, path) {
         Ok(chain) => chain.into_iter().next()?,
         Err(error) => return Some(Finding::failed(&target, STEP, error.to_string(), RENEW)),
     };

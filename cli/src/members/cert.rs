@@ -13,7 +13,7 @@ use tailway_metadata::{Role, Secret};
 use tailway_net::certificate_request::CertificateRequest;
 use tailway_net::pin::sha256;
 use tailway_net::renewal;
-use tailway_net::tls::read_certificates;
+use tailway_net::tls::{TlsFile, read_certificates};
 use tailway_wire::ApiKey;
 
 use super::AsArgs;
@@ -94,7 +94,7 @@ pub(super) async fn renew(dir: &Path, if_due: bool) -> Result<Exit> {
     let now = Clock::new().wall();
     if if_due && papers.remark(now).is_none() {
         let known = std::fs::read_to_string(papers.ca()).unwrap_or_default();
-        let authorities = read_certificates("CA", &papers.ca())?;
+        let authorities = read_certificates(TlsFile::Ca, &papers.ca())?;
         let trusts = authorities.iter().map(|ca| sha256(ca)).collect();
         let trust = renewal::trust(&address, &tls, trusts).await.map_err(failed)?;
         if !trust.renew && authorities_in(&trust.ca_pem)? == authorities {

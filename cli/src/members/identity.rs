@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tailway_metadata::security::{Role, Serial};
 use tailway_metadata::time::WallMs;
 use tailway_metadata::{ClusterId, Secret};
-use tailway_net::tls::read_certificates;
+use tailway_net::tls::{TlsFile, read_certificates};
 use tailway_net::{ClientTls, ClientTlsFiles, HostPort, validity};
 use tailway_storage::{Disk, FsDisk, atomic_replace};
 
@@ -159,7 +159,7 @@ impl Papers {
 
     /// That the certificate ends before long, in one line; once two thirds of its life are over.
     pub(crate) fn remark(&self, now: WallMs) -> Option<String> {
-        let chain = read_certificates("certificate", &self.cert()).ok()?;
+        let chain = read_certificates(TlsFile::Certificate, &self.cert()).ok()?;
         let (from, until) = validity::validity(chain.first()?)?;
         let life = until.0.saturating_sub(from.0);
         let left = until.0.saturating_sub(now.0);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig, OwnTls, RawMetricsTls};
 use tailway_daemon::{MetricsListener, Problems};
 use tailway_metadata::ClusterId;
-use tailway_net::{ClientAuth, HostPort, ServerTls, ServerTlsFiles, TlsError};
+use tailway_net::{ClientAuth, HostPort, ServerTls, ServerTlsFiles};
 
 use crate::machine::Settings;
 use crate::machine::topics::PARTITIONS_PER_REQUEST_MAX;
@@ -199,24 +199,7 @@ fn check_tls(raw: &RawTls, problems: &mut Problems) -> Option<ServerTls> {
     match ServerTls::load(&files) {
         Ok(tls) => Some(tls),
         Err(error) => {
-            let key = match &error {
-                TlsError::Read { path, .. }
-                | TlsError::Pem { path, .. }
-                | TlsError::Empty { path, .. }
-                | TlsError::Ca { path, .. } => {
-                    if *path == raw.ca {
-                        ".ca"
-                    } else if *path == raw.key {
-                        ".key"
-                    } else {
-                        ".cert"
-                    }
-                }
-                TlsError::Exposed { .. } => ".key",
-                TlsError::KeyPair { .. } => ".cert",
-                _ => "",
-            };
-            problems.at(&format!("coordinator.tls{key}"), &error);
+            problems.at(&format!("coordinator.tls{}", error.config_key()), &error);
             None
         }
     }

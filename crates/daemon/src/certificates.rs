@@ -27,7 +27,7 @@ use tailway_metadata::time::WallMs;
 use tailway_net::certificate_request::CertificateRequest;
 use tailway_net::explain::utc;
 use tailway_net::pin::sha256;
-use tailway_net::tls::read_certificates;
+use tailway_net::tls::{TlsFile, read_certificates};
 use tailway_net::{ClientTls, ClientTlsFiles, HostPort, ServerTls, TlsError, renewal, validity};
 use tailway_storage::{FsDisk, atomic_replace};
 use zeroize::Zeroizing;
@@ -345,7 +345,7 @@ impl Keeper {
         let coordinator = own.filter(|own| own.cert == own.key);
         let coordinator = coordinator.and_then(|own| coordinator_beside(&own.cert));
         let ca = own.and_then(|own| own.ca.as_deref()).unwrap_or(Path::new(""));
-        let trusts = read_certificates("CA", ca).unwrap_or_default();
+        let trusts = read_certificates(TlsFile::Ca, ca).unwrap_or_default();
         let trusts = trusts.iter().map(|certificate| sha256(certificate)).collect();
         let held = files.into_iter().map(held).collect();
         Look { digest: sha256(&all), held, trusts, coordinator }
@@ -437,7 +437,7 @@ fn warn(held: &Held, now: WallMs, renewed: bool) -> bool {
 
 /// What a file of a certificate holds. Blocks.
 fn held(file: PathBuf) -> Held {
-    let chain = read_certificates("certificate", &file).unwrap_or_default();
+    let chain = read_certificates(TlsFile::Certificate, &file).unwrap_or_default();
     let life = chain.first().and_then(|own| validity::validity(own));
     let life = life.map(|(not_before, not_after)| Life { not_before, not_after });
     Held { file, life }

@@ -87,15 +87,53 @@ pub struct ClientTls {
 /// What was read, and the certificate in it.
 type Loaded<C> = (Arc<C>, Option<Arc<OwnCertificate>>);
 
+/// What a PEM file is read for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFile {
+    Ca,
+    Certificate,
+    Key,
+}
+
+impl TlsFile {
+    const fn name(self) -> &'static str {
+        match self {
+            TlsFile::Ca => "CA",
+            TlsFile::Certificate => "certificate",
+            TlsFile::Key => "key",
+        }
+    }
+
+    /// What has to be in it, and how that begins.
+    const fn content(self) -> (&'static str, &'static str) {
+        match self {
+            TlsFile::Ca | TlsFile::Certificate => ("certificate", "CERTIFICATE"),
+            TlsFile::Key => ("private key", "PRIVATE KEY"),
+        }
+    }
+
+    /// The key of the configuration that names it, the same for every program.
+    const fn config_key(self) -> &'static str {
+        match self {
+            TlsFile::Ca => ".ca",
+            TlsFile::Certificate => ".cert",
+            TlsFile::Key => ".key",
+        }
+    }
+}
+
 /// Why TLS material cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    #[error("cannot read {what} {}: {cause}", path.display())]
-    Read { what: &'static str, path: PathBuf, cause: std::io::Error },
-    #[error("{what} {} is no PEM: {cause}", path.display())]
-    Pem { what: &'static str, path: PathBuf, cause: PemError },
-    #[error("{} has no {what} in it (no `-----BEGIN {marker}-----` section)", path.display())]
-    Empty { what: &'static str, marker: &'static str, path: PathBuf },
+    #[error("cannot read {} {}: {cause}", file.name(), path.display())]
+    Read { file: TlsFile, path: PathBuf, cause: std::io::Error },
+    #[error("{} {} is no PEM: {cause}", file.name(), path.display())]
+    Pem { file: TlsFile, path: PathBuf, cause: PemError },
+    #[error(
+        "{} has no {} in it (no `-----BEGIN {}-----` section)",
+        path.display(), file.content().0, file.content().1
+    )]
+    Empty { file: TlsFile, path: PathBuf },
     #[error("the CA {} cannot be used: {cause}", path.display())]
     Ca { path: PathBuf, cause: String },
     #[error("the certificate {} and the key {} do not go together: {cause}", cert.display(), key.display())]
@@ -113,6 +151,22 @@ pub enum TlsError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("TLS cannot be set up: {0}")]
     Setup(rustls::Error),
+}
+
+impl TlsError {
+    /// The key that it is about in a configuration's section of TLS files, with its dot; empty if it is about all of them.
+    pub const fn config_key(&self) -> &'static str {
+        match self {
+            TlsError::Read { file, .. }
+            | TlsError::Pem { file, .. }
+            | TlsError::Empty { file, .. } => file.config_key(),
+            TlsError::Ca { .. } | TlsError::NoClientCa => TlsFile::Ca.config_key(),
+            TlsError::KeyPair { .. } => TlsFile::Certificate.config_key(),
+            TlsError::Exposed { .. } => TlsFile::Key.config_key(),
+            TlsError::ServerName { .. } => ".server_name",
+            TlsError::Half { .. } | TlsError::Setup(_) => "",
+        }
+    }
 }
 
 impl ServerTls {
@@ -179,7 +233,7 @@ fn server_config(
     shown: &[CertificateDer<'static>],
     revoked: &Revoked,
 ) -> Result<Loaded<ServerConfig>, TlsError> {
-    let mut chain = read_certificates("certificate", &files.cert)?;
+    let mut chain = read_certificates(TlsFile::Certificate, &files.cert)?;
     let own = OwnCertificate::of(&files.cert, &chain).map(Arc::new);
     chain.extend_from_slice(shown);
     let key = read_key(&files.key)?;
@@ -319,7 +373,7 @@ fn client_config(files: &ClientTlsFiles) -> Result<Loaded<ClientConfig>, TlsErro
         (Some(_), None) => return Err(TlsError::Half { missing: "tls.key" }),
         (None, Some(_)) => return Err(TlsError::Half { missing: "tls.cert" }),
         (Some(cert), Some(key)) => {
-            let chain = read_certificates("certificate", cert)?;
+            let chain = read_certificates(TlsFile::Certificate, cert)?;
             own = OwnCertificate::of(cert, &chain).map(Arc::new);
             builder
                 .with_client_auth_cert(chain, read_key(key)?)
@@ -352,60 +406,55 @@ struct Authorities {
 
 fn read_authorities(path: &Path) -> Result<Authorities, TlsError> {
     let mut roots = RootCertStore::empty();
-    let pem = read("CA", path)?;
-    for certificate in certificates_in(&pem, "CA", path)? {
+    let pem = read(TlsFile::Ca, path)?;
+    for certificate in certificates_in(&pem, TlsFile::Ca, path)? {
         roots
             .add(certificate)
             .map_err(|cause| TlsError::Ca { path: path.into(), cause: cause.to_string() })?;
     }
     let revoked_by = CertificateRevocationListDer::pem_slice_iter(&pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|cause| TlsError::Pem { what: "CA", path: path.into(), cause })?;
+        .map_err(|cause| TlsError::Pem { file: TlsFile::Ca, path: path.into(), cause })?;
     Ok(Authorities { roots: Arc::new(roots), revoked_by })
 }
 
 /// The certificates of a PEM file, in its order.
 pub fn read_certificates(
-    what: &'static str,
+    file: TlsFile,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    certificates_in(&read(what, path)?, what, path)
+    certificates_in(&read(file, path)?, file, path)
 }
 
 fn certificates_in(
     pem: &[u8],
-    what: &'static str,
+    file: TlsFile,
     path: &Path,
 ) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let certificates = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|cause| TlsError::Pem { what, path: path.into(), cause })?;
+        .map_err(|cause| TlsError::Pem { file, path: path.into(), cause })?;
     if certificates.is_empty() {
-        return Err(TlsError::Empty {
-            what: "certificate",
-            marker: "CERTIFICATE",
-            path: path.into(),
-        });
+        return Err(TlsError::Empty { file, path: path.into() });
     }
     Ok(certificates)
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let pem = Secret::from_ascii(read("key", path)?);
+    let file = TlsFile::Key;
+    let pem = Secret::from_ascii(read(file, path)?);
     let key = PrivateKeyDer::from_pem_slice(pem.expose().as_bytes());
     let key = key.map_err(|cause| match cause {
-        PemError::NoItemsFound => {
-            TlsError::Empty { what: "private key", marker: "PRIVATE KEY", path: path.into() }
-        }
-        cause => TlsError::Pem { what: "key", path: path.into(), cause },
+        PemError::NoItemsFound => TlsError::Empty { file, path: path.into() },
+        cause => TlsError::Pem { file, path: path.into(), cause },
     })?;
     // A file without a key in it may be anybody's.
     check_private(path, KEY_MODE_MASK)?;
     Ok(key)
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    std::fs::read(path).map_err(|cause| TlsError::Read { what, path: path.into(), cause })
+fn read(file: TlsFile, path: &Path) -> Result<Vec<u8>, TlsError> {
+    std::fs::read(path).map_err(|cause| TlsError::Read { file, path: path.into(), cause })
 }
 
 /// That nobody else may read or change a private key: none of the bits of `mask` is set.

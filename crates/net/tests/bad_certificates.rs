@@ -17,7 +17,7 @@ use rcgen::{
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivateKeyDer, ServerName};
 use tailway_metadata::security::Serial;
-use tailway_net::tls::read_certificates;
+use tailway_net::tls::{TlsFile, read_certificates};
 use tailway_net::{
     ClientAuth, ClientTls, ClientTlsFiles, HostPort, Limits, Listener, PeerIdentity, Security,
     ServerTls, ServerTlsFiles, Stream, dial,
@@ -227,7 +227,7 @@ fn compare(who: &str, said: &str, expected: Option<&str>) {
 }
 
 fn serial_of(pki: &Pki, name: &str) -> Serial {
-    let chain = read_certificates("certificate", &pki.path(name, "pem")).unwrap();
+    let chain = read_certificates(TlsFile::Certificate, &pki.path(name, "pem")).unwrap();
     PeerIdentity::from_certificate(&chain[0]).unwrap().serial
 }
 
@@ -345,7 +345,7 @@ async fn no_session_is_resumed_by_listeners_or_dialers() {
     });
     let mut roots = rustls::RootCertStore::empty();
     let certificates =
-        |name: &str| read_certificates("certificate", &pki.path(name, "pem")).unwrap();
+        |name: &str| read_certificates(TlsFile::Certificate, &pki.path(name, "pem")).unwrap();
     roots.add(certificates("ca").remove(0)).unwrap();
     let key = PrivateKeyDer::from_pem_file(pki.path("good", "key")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

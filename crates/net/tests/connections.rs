@@ -345,19 +345,21 @@ fn unusable_tls_files_are_named() {
             key: given(key),
             server_name: None,
         };
-        ClientTls::load(&files).unwrap_err().to_string()
+        ClientTls::load(&files).unwrap_err()
     };
-    for ((ca, cert, key), text) in [
-        (("missing.pem", "", ""), "cannot read CA"),
-        (("empty.pem", "", ""), "empty.pem has no certificate in it"),
-        (("broken.pem", "", ""), "broken.pem is no PEM"),
-        (("ca.pem", "a.pem", ""), "tls.key is missing"),
-        (("ca.pem", "", "a.key"), "tls.cert is missing"),
-        (("ca.pem", "a.pem", "b.key"), "do not go together"),
-        (("ca.pem", "a.pem", "a.pem"), "a.pem has no private key in it"),
+    for ((ca, cert, key), text, config_key) in [
+        (("missing.pem", "", ""), "cannot read CA", ".ca"),
+        (("empty.pem", "", ""), "empty.pem has no certificate in it", ".ca"),
+        (("broken.pem", "", ""), "broken.pem is no PEM", ".ca"),
+        (("ca.pem", "a.pem", ""), "tls.key is missing", ""),
+        (("ca.pem", "", "a.key"), "tls.cert is missing", ""),
+        (("ca.pem", "empty.pem", "a.key"), "empty.pem has no certificate in it", ".cert"),
+        (("ca.pem", "a.pem", "b.key"), "do not go together", ".cert"),
+        (("ca.pem", "a.pem", "a.pem"), "a.pem has no private key in it", ".key"),
     ] {
         let error = load(ca, cert, key);
-        assert!(error.contains(text), "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+        assert_eq!(error.config_key(), config_key, "{error}");
     }
     let files = ServerTlsFiles {
         cert: authority.path("a.pem"),

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use tailway_net::tls::read_certificates;
-use tailway_net::{ClientAuth, HostPort, PeerIdentity, ServerTls, ServerTlsFiles, TlsError};
+use tailway_net::tls::{TlsFile, read_certificates};
+use tailway_net::{ClientAuth, HostPort, PeerIdentity, ServerTls, ServerTlsFiles};
 
 use super::Problems;
 use crate::metrics_listener::MetricsListener;
@@ -51,7 +51,7 @@ pub struct OwnTls {
 impl OwnTls {
     /// Of a program whose certificate is in `cert`: the cluster that it names.
     pub fn cluster_in(cert: Option<&std::path::Path>) -> Option<String> {
-        let chain = read_certificates("certificate", cert?).ok()?;
+        let chain = read_certificates(TlsFile::Certificate, cert?).ok()?;
         let identity = PeerIdentity::from_certificate(chain.first()?)?;
         Some(identity.spiffe?.cluster)
     }
@@ -98,32 +98,11 @@ impl RawMetricsListener {
             Err(error) => {
                 // What is wrong with the program's own is said where that is configured.
                 if !is_own {
-                    problems.at(&format!("admin.metrics.tls{}", key_of(&files, &error)), &error);
+                    problems.at(&format!("admin.metrics.tls{}", error.config_key()), &error);
                 }
                 None
             }
         }
-    }
-}
-
-/// The key that the error is about.
-fn key_of(files: &RawMetricsTls, error: &TlsError) -> &'static str {
-    match error {
-        TlsError::Read { path, .. }
-        | TlsError::Pem { path, .. }
-        | TlsError::Empty { path, .. }
-        | TlsError::Ca { path, .. }
-        | TlsError::Exposed { path, .. } => {
-            if *path == files.ca {
-                ".ca"
-            } else if *path == files.key {
-                ".key"
-            } else {
-                ".cert"
-            }
-        }
-        TlsError::KeyPair { .. } => ".cert",
-        _ => "",
     }
 }
 
