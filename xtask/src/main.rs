@@ -107,6 +107,8 @@ enum Task {
     },
     /// Idle RSS and time to ready of each daemon, as a table.
     Footprint,
+    /// Writes the man pages and the completions of bash, zsh and fish to DIR/man and DIR/completions, from the programs' own command lines.
+    Docs { dir: PathBuf },
 }
 
 #[derive(clap::Args)]
@@ -139,6 +141,7 @@ fn main() -> Result<ExitCode> {
         Task::PowerCuts { args } => e2e(&root, "power-cuts", args),
         Task::ShortLives { args } => e2e(&root, "short-lives", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
+        Task::Docs { dir } => docs(&root, &dir),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -198,6 +201,13 @@ fn history(root: &Path, files: &[String]) -> Result<ExitCode> {
         .code()
         .and_then(|code| u8::try_from(code).ok())
         .map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+/// In the release profile, whose libraries README's first command has built.
+fn docs(root: &Path, dir: &Path) -> Result<()> {
+    let dir = std::path::absolute(dir)?;
+    let manual = ["run", "--quiet", "--release", "--locked", "-p", "tailway-manual", "--"];
+    run(cargo(root).args(manual).arg(dir))
 }
 
 fn cargo(root: &Path) -> Command {

@@ -16,6 +16,21 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All there are, in the order of their codes.
+    pub const ALL: [Exit; 4] = [Exit::Ok, Exit::Failure, Exit::Usage, Exit::Config];
+
+    /// For manuals.
+    pub const fn meaning(self) -> &'static str {
+        match self {
+            Exit::Ok => "Done, or the answer is yes.",
+            Exit::Failure => "Not done, or the answer is no: something failed while it ran.",
+            Exit::Usage => "The command line is wrong.",
+            Exit::Config => {
+                "The configuration is wrong, or does not fit the data: starting again does not help."
+            }
+        }
+    }
+
     pub const fn code(self) -> u8 {
         match self {
             Exit::Ok => 0,

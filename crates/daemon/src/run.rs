@@ -60,7 +60,8 @@ pub fn run_daemon<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCo
     run::<D>(config, loose).into()
 }
 
-fn command<D: Daemon>() -> Command {
+/// The command line's definition.
+pub fn command<D: Daemon>() -> Command {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")

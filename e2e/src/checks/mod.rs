@@ -14,6 +14,7 @@ pub mod impostors;
 pub mod kafka_tools;
 pub mod kcat;
 pub mod libraries;
+pub mod manual;
 pub mod members;
 pub mod mounts;
 pub mod on_disk;
@@ -47,6 +48,7 @@ pub fn clients() -> Vec<Check> {
         pipeline::CHECKS,
         readme::CHECKS,
         histories::CHECKS,
+        manual::CHECKS,
     ]
     .concat()
 }
