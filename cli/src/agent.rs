@@ -11,15 +11,15 @@ use tailway_daemon::exit::Exit;
 use tailway_metadata::time::WallMs;
 
 use crate::admin;
-use crate::args::{AgentFilesArgs, OutputForm};
+use crate::args::AgentFilesArgs;
 use crate::dev::published::{FILE, Published};
-use crate::output::{bytes, complain, moment, say, table};
+use crate::output::{Output, bytes, complain, moment, table};
 use crate::target::DEV_DIR;
 
 const HEADING: [&str; 9] =
     ["PATH", "GENERATION", "STATE", "SIZE", "READ", "ACKED", "LAG", "OPEN", "GUARANTEE"];
 
-pub(crate) fn files(args: &AgentFilesArgs) -> Result<Exit> {
+pub(crate) fn files(args: &AgentFilesArgs, output: Output) -> Result<Exit> {
     let address = match address(args) {
         Ok(address) => address,
         Err(error) => {
@@ -34,15 +34,10 @@ pub(crate) fn files(args: &AgentFilesArgs) -> Result<Exit> {
             "what answers on {address} says nothing of files: is it an agent, and a current one?"
         )
     })?;
-    match args.output {
-        OutputForm::Json => say(&serde_json::to_string_pretty(files)?)?,
-        OutputForm::Table => {
-            for line in lines(files) {
-                say(&line)?;
-            }
-            for note in notes(report, files.len()) {
-                complain(&note);
-            }
+    output.whole(files, |files| lines(files))?;
+    if output.is_table() {
+        for note in notes(report, files.len()) {
+            complain(&note);
         }
     }
     Ok(Exit::Ok)

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use tailway_broker::config::RawSink;
 
+use crate::output::Output;
 use crate::{bench, members, sink};
 
 #[derive(Debug, Parser)]
@@ -17,6 +18,9 @@ use crate::{bench, members, sink};
     after_help = "Example:\n  tailway dev /var/log/*.log"
 )]
 pub(crate) struct Cli {
+    /// How to print the result: for people, or for programs (docs/cli.md has the fields)
+    #[arg(short, long, global = true, value_name = "FORM", default_value = "table")]
+    pub(crate) output: Output,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -240,9 +244,6 @@ pub(crate) struct AgentTestOutputArgs {
     /// How long connecting, and each answer, may take, in seconds
     #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     pub(crate) timeout: u64,
-    /// How to print it
-    #[arg(short, long, value_name = "FORM", default_value = "table")]
-    pub(crate) output: OutputForm,
 }
 
 #[derive(Debug, Args)]
@@ -270,9 +271,6 @@ pub(crate) struct StatusArgs {
     /// The directory of an admin's identity [default: that of the dev run of this directory, else /etc/tailway/admin]
     #[arg(long, value_name = "DIR", env = "TAILWAY_IDENTITY")]
     pub(crate) identity: Option<PathBuf>,
-    /// How to print it
-    #[arg(short, long, value_name = "FORM", default_value = "table")]
-    pub(crate) output: OutputForm,
     #[command(flatten)]
     pub(crate) target: TargetArgs,
 }
@@ -294,16 +292,6 @@ pub(crate) struct AgentFilesArgs {
     /// Take it from this directory's dev.json
     #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "config"])]
     pub(crate) data: Option<PathBuf>,
-    /// How to print it
-    #[arg(short, long, value_name = "FORM", default_value = "table")]
-    pub(crate) output: OutputForm,
-}
-
-/// For people or for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum OutputForm {
-    Table,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -478,6 +466,28 @@ mod tests {
         let command = Cli::command();
         command.clone().debug_assert();
         check(&command, "tailway");
+    }
+
+    #[test]
+    fn every_command_prints_for_programs_and_is_documented() {
+        fn leaves(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+            if !command.has_subcommands() || path == "dev" {
+                found.push(path.to_owned());
+            }
+            for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+                leaves(inner, format!("{path} {}", inner.get_name()).trim_start(), found);
+            }
+        }
+        let docs = std::fs::read_to_string("../docs/cli.md").unwrap();
+        let mut found = Vec::new();
+        leaves(&Cli::command(), "", &mut found);
+        assert!(found.len() > 30, "{found:?}");
+        for path in found {
+            let name = path.split(' ').next().filter(|name| *name == "bench").unwrap_or(&path);
+            assert!(docs.contains(&format!("`{name}`")), "docs/cli.md says nothing of {path}");
+        }
+        let yaml = Cli::try_parse_from(["tailway", "cert", "list", "-o", "yaml"]).unwrap();
+        assert_eq!(yaml.output, Output::Yaml);
     }
 
     #[test]

@@ -47,27 +47,28 @@ pub fn main() -> ExitCode {
             return if asked_for { Exit::Ok.into() } else { Exit::Usage.into() };
         }
     };
+    let output = cli.output;
     let done = match cli.command {
-        Command::Dev(args) => dev::run(args),
-        Command::Bench { command } => bench::run(&command),
+        Command::Dev(args) => dev::run(args, output),
+        Command::Bench { command } => bench::run(&command, output),
         Command::BenchServe { part, config } => return bench::serve(part, &config),
-        Command::Agent { command: AgentCommand::Files(args) } => agent::files(&args),
+        Command::Agent { command: AgentCommand::Files(args) } => agent::files(&args, output),
         Command::Agent { command: AgentCommand::Test { command } } => {
             let AgentTestCommand::Output(args) = command;
-            one_thread(test_output::run(args))
+            one_thread(test_output::run(args, output))
         }
-        Command::Status(args) => one_thread(status::run(args)),
-        Command::Check { file } => check::run(&file),
-        Command::Sink { command } => one_thread(sink::run(command)),
-        Command::Coordinator { command } => members::coordinator(command),
-        Command::Token { command } => one_thread(members::token(command)),
-        Command::Enroll(args) => one_thread(members::enroll(args)),
-        Command::ClientConfig(args) => members::client_config(&args),
-        Command::Cert { command } => one_thread(members::cert(command)),
-        Command::Ca { command } => one_thread(members::ca(command)),
-        Command::Topic { command } => one_thread(topic::run(command)),
-        Command::Tap(args) => one_thread(tap::run(args)),
-        Command::Produce(args) => one_thread(produce::run(args)),
+        Command::Status(args) => one_thread(status::run(args, output)),
+        Command::Check { file } => check::run(&file, output),
+        Command::Sink { command } => one_thread(sink::run(command, output)),
+        Command::Coordinator { command } => members::coordinator(command, output),
+        Command::Token { command } => one_thread(members::token(command, output)),
+        Command::Enroll(args) => one_thread(members::enroll(args, output)),
+        Command::ClientConfig(args) => members::client_config(&args, output),
+        Command::Cert { command } => one_thread(members::cert(command, output)),
+        Command::Ca { command } => one_thread(members::ca(command, output)),
+        Command::Topic { command } => one_thread(topic::run(command, output)),
+        Command::Tap(args) => one_thread(tap::run(args, output)),
+        Command::Produce(args) => one_thread(produce::run(args, output)),
     };
     match done {
         Ok(exit) => exit.into(),

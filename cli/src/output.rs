@@ -1,11 +1,74 @@
 //! Printing: results to stdout (a closed pipe ends the command quietly), everything else to stderr.
+//!
+//! Every command that prints a result does so through [`Output`]: what it says is a structure, from which the text for people is
+//! drawn, and which programs get as JSON or YAML. Names of fields are published (docs/cli.md): fields only get added. There is no
+//! colour in any of it.
 
 use std::io::{self, Write};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
+use serde::Serialize;
 use tailway_metadata::time::WallMs;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+
+/// For people or for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// Text for people
+    Table,
+    Json,
+    Yaml,
+}
+
+/// One row of a table, and one object of a list.
+pub(crate) trait Row: Serialize {
+    const HEADING: &'static [&'static str];
+
+    fn cells(&self) -> Vec<String>;
+}
+
+impl Output {
+    /// A list, as a table with a heading.
+    pub(crate) fn rows<R: Row>(self, rows: &[R]) -> Result<()> {
+        self.whole(rows, table_of)
+    }
+
+    /// One result, with the lines that people see of it.
+    pub(crate) fn whole<T: Serialize + ?Sized>(
+        self,
+        result: &T,
+        lines: impl FnOnce(&T) -> Vec<String>,
+    ) -> Result<()> {
+        match self {
+            Output::Table => lines(result).iter().try_for_each(|line| say(line)),
+            Output::Json => say(&serde_json::to_string_pretty(result)?),
+            Output::Yaml => say(yaml(result)?.trim_end()),
+        }
+    }
+
+    /// One result, in one line for people.
+    pub(crate) fn line<T: Serialize>(self, result: &T, line: impl Into<String>) -> Result<()> {
+        self.whole(result, |_| vec![line.into()])
+    }
+
+    pub(crate) fn is_table(self) -> bool {
+        self == Output::Table
+    }
+}
+
+/// `value` as YAML.
+pub(crate) fn yaml<T: Serialize + ?Sized>(value: &T) -> Result<String> {
+    tailway_daemon::config::to_yaml(&value)
+        .map_err(|error| anyhow!("it cannot be written as YAML: {error}"))
+}
+
+/// Rows under their heading.
+pub(crate) fn table_of<R: Row>(rows: &[R]) -> Vec<String> {
+    let heading = R::HEADING.iter().map(|&word| word.to_owned()).collect();
+    let cells = rows.iter().map(Row::cells);
+    table(&std::iter::once(heading).chain(cells).collect::<Vec<_>>())
+}
 
 /// One line of result.
 pub(crate) fn say(line: &str) -> Result<()> {
@@ -93,6 +156,42 @@ pub(crate) fn moment(at: WallMs) -> String {
     at.and_then(|at| at.format(&Rfc3339).ok()).unwrap_or_else(|| "outside the calendar".to_owned())
 }
 
+/// Fails unless docs/cli.md has the fields of what `command` prints, and no others.
+#[cfg(test)]
+#[track_caller]
+pub(crate) fn documented<T: Serialize>(command: &str, printed: &T) {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    fn fields(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(object) => {
+                for (name, value) in object {
+                    let dot = if path.is_empty() { "" } else { "." };
+                    fields(value, &format!("{path}{dot}{name}"), found);
+                }
+            }
+            Value::Array(items) if items.iter().any(Value::is_object) => {
+                for item in items {
+                    fields(item, &format!("{path}[]"), found);
+                }
+            }
+            _ => drop(found.insert(path.to_owned())),
+        }
+    }
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
+    let text = std::fs::read_to_string(docs).unwrap_or_default();
+    let begin = format!("| `{command}` | ");
+    let row = text.lines().find_map(|line| line.strip_prefix(&begin)).unwrap_or_default();
+    let written = row.split('|').next().unwrap_or_default();
+    let written: BTreeSet<String> =
+        written.split('`').skip(1).step_by(2).map(str::to_owned).collect();
+    let mut found = BTreeSet::new();
+    fields(&serde_json::to_value(printed).unwrap_or_default(), "", &mut found);
+    assert_eq!(written, found, "docs/cli.md (left) and what `tailway {command} -o json` prints");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,6 +229,30 @@ mod tests {
             (count(1, "line"), count(0, "line")),
             ("1 line".to_owned(), "0 lines".to_owned())
         );
+    }
+
+    #[derive(Serialize)]
+    struct Named {
+        name: &'static str,
+        lag: Option<u64>,
+    }
+
+    impl Row for Named {
+        const HEADING: &'static [&'static str] = &["NAME", "LAG"];
+
+        fn cells(&self) -> Vec<String> {
+            vec![self.name.to_owned(), self.lag.map_or_else(String::new, |n| n.to_string())]
+        }
+    }
+
+    #[test]
+    fn a_table_and_yaml_are_of_the_same_rows() {
+        let rows = [Named { name: "a", lag: Some(10) }, Named { name: "no", lag: None }];
+        assert_eq!(table_of(&rows), ["NAME  LAG", "a     10", "no"]);
+        assert_eq!(table_of::<Named>(&[]), ["NAME  LAG"], "who reads it knows that it was asked");
+        assert_eq!(yaml(&rows).unwrap(), "- name: a\n  lag: 10\n- name: no\n  lag: null\n");
+        let none: [Named; 0] = [];
+        assert_eq!(yaml(&none).unwrap().trim_end(), "[]");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
+use serde::Serialize;
 use tailway_client::produce::{Delivery, ProducerRecord};
 use tailway_client::{Client, Producer, ProducerOptions};
 use tailway_daemon::Clock;
@@ -17,7 +18,7 @@ use tailway_wire::record::Compression;
 use tokio::sync::mpsc;
 
 use crate::args::ProduceArgs;
-use crate::output::{complain, count};
+use crate::output::{Output, complain, count};
 use crate::target;
 
 const IN_FLIGHT: usize = 10_000;
@@ -26,7 +27,14 @@ const LINES: usize = 256;
 /// The longest line, so that a file without line ends cannot fill the memory.
 const LINE_BYTES_MAX: u64 = 16 << 20;
 
-pub(crate) async fn run(args: ProduceArgs) -> Result<Exit> {
+/// What was acknowledged, also of a run that failed.
+#[derive(Debug, Serialize)]
+struct Produced<'a> {
+    topic: &'a str,
+    records: u64,
+}
+
+pub(crate) async fn run(args: ProduceArgs, output: Output) -> Result<Exit> {
     let Some(compression) = Compression::from_name(&args.compression) else {
         bail!("`{}` is no codec; write none, gzip, snappy, lz4 or zstd", args.compression);
     };
@@ -37,6 +45,7 @@ pub(crate) async fn run(args: ProduceArgs) -> Result<Exit> {
     let mut sent = 0;
     let done = send(client.clone(), &args, compression, timeout, &mut sent).await;
     complain(&format!("{} delivered to {}", count(sent, "record"), args.topic));
+    output.whole(&Produced { topic: &args.topic, records: sent }, |_| Vec::new())?;
     client.close().await;
     done.map(|()| Exit::Ok)
 }

@@ -22,7 +22,7 @@ use crate::diagnose::verdict::{Origin, judge, judge_partitions};
 use crate::diagnose::{Finding, brokers, is_good, own_certificate, report};
 use crate::members::call;
 use crate::members::identity::{ADMIN_DIR, Papers};
-use crate::output::complain;
+use crate::output::{Output, complain};
 use crate::target::{DEV_DIR, tls_files};
 
 /// Between two looks of --wait.
@@ -37,7 +37,7 @@ struct Target {
     timeout: Duration,
 }
 
-pub(crate) async fn run(args: StatusArgs) -> Result<Exit> {
+pub(crate) async fn run(args: StatusArgs, output: Output) -> Result<Exit> {
     if let Some(bootstrap) = &args.target.bootstrap {
         // A mistake in it does not pass by waiting.
         HostPort::parse_list(bootstrap)?;
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: StatusArgs) -> Result<Exit> {
         };
         let good = is_good(&findings);
         if good || left.is_zero() {
-            report::print(&findings, args.output)?;
+            report::print(&findings, output)?;
             if !good && args.wait.is_some() {
                 complain(&format!("not healthy after {} s", args.timeout));
             }

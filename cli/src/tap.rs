@@ -5,18 +5,66 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 use tailway_client::consume::Consumed;
 use tailway_client::{Client, Consumer, ConsumerOptions, StartAt, TopicPartition};
 use tailway_daemon::exit::Exit;
+use tailway_wire::record::RecordRef;
 
 use crate::args::{From, TapArgs};
-use crate::output::complain;
+use crate::output::{Output, complain, yaml};
 use crate::target;
 
 /// How long one wait for records lasts before troubles are looked at.
 const POLL: Duration = Duration::from_secs(1);
 
-pub(crate) async fn run(args: TapArgs) -> Result<Exit> {
+/// A record, for programs.
+#[derive(Debug, Serialize)]
+struct Record<'a> {
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+    /// Milliseconds since 1970, as Kafka counts them.
+    timestamp_ms: i64,
+    key: Option<Text<'a>>,
+    /// `null`: a tombstone, by which compaction deletes the key.
+    value: Option<Text<'a>>,
+    headers: Vec<Header>,
+}
+
+#[derive(Debug, Serialize)]
+struct Header {
+    key: String,
+    value: Option<Text<'static>>,
+}
+
+/// Bytes: as they are if they are text, else in hexadecimal.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Text<'a> {
+    Plain(std::borrow::Cow<'a, str>),
+    Hex { hex: String },
+}
+
+impl<'a> Text<'a> {
+    fn of(bytes: &'a [u8]) -> Text<'a> {
+        if let Ok(text) = std::str::from_utf8(bytes) {
+            return Text::Plain(text.into());
+        }
+        let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        let hex = digits.filter_map(|digit| char::from_digit(digit.into(), 16)).collect();
+        Text::Hex { hex }
+    }
+
+    fn owned(self) -> Text<'static> {
+        match self {
+            Text::Plain(text) => Text::Plain(text.into_owned().into()),
+            Text::Hex { hex } => Text::Hex { hex },
+        }
+    }
+}
+
+pub(crate) async fn run(args: TapArgs, output: Output) -> Result<Exit> {
     let client = target::client(&args.target)?;
     let start = match args.from {
         From::Beginning => StartAt::Earliest,
@@ -29,7 +77,7 @@ pub(crate) async fn run(args: TapArgs) -> Result<Exit> {
     let mut trouble = None;
     while left > 0 {
         let consumed = consumer.poll(POLL).await?;
-        print(&consumed, args.meta, &mut left)?;
+        print(&consumed, args.meta, output, &mut left)?;
         let now = consumer.trouble().map(ToString::to_string);
         if now != trouble {
             if let Some(text) = &now {
@@ -63,14 +111,19 @@ async fn partitions(
     Ok(indexes.into_iter().map(|index| (partition(index), start)).collect())
 }
 
-fn print(consumed: &[Consumed], meta: bool, left: &mut u64) -> io::Result<()> {
+fn print(consumed: &[Consumed], meta: bool, output: Output, left: &mut u64) -> Result<()> {
     let mut out = io::BufWriter::new(io::stdout().lock());
     for part in consumed {
         for record in &part.records {
             if *left == 0 {
-                return out.flush();
+                return Ok(out.flush()?);
             }
             *left -= 1;
+            if !output.is_table() {
+                let text = text(&part.partition, record, output)?;
+                out.write_all(text.as_bytes())?;
+                continue;
+            }
             if meta {
                 let partition = part.partition.partition;
                 write!(out, "{partition}\t{}\t{}\t", record.offset, record.timestamp)?;
@@ -81,5 +134,49 @@ fn print(consumed: &[Consumed], meta: bool, left: &mut u64) -> io::Result<()> {
             out.write_all(b"\n")?;
         }
     }
-    out.flush()
+    Ok(out.flush()?)
+}
+
+/// One object a line, or one document.
+fn text(partition: &TopicPartition, record: &RecordRef, output: Output) -> Result<String> {
+    let headers = record.headers.iter().map(|header| Header {
+        key: header.key_str().into_owned(),
+        value: header.value.as_deref().map(|value| Text::of(value).owned()),
+    });
+    let whole = Record {
+        topic: &partition.topic,
+        partition: partition.partition,
+        offset: record.offset,
+        timestamp_ms: record.timestamp,
+        key: record.key.as_deref().map(Text::of),
+        value: record.value.as_deref().map(Text::of),
+        headers: headers.collect(),
+    };
+    Ok(match output {
+        Output::Yaml => format!("---\n{}", yaml(&whole)?),
+        _ => format!("{}\n", serde_json::to_string(&whole)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_text_where_it_can_be_and_its_fields_are_documented() {
+        let header = Header { key: "k".to_owned(), value: Some(Text::of(b"v").owned()) };
+        let record = Record {
+            topic: "logs",
+            partition: 1,
+            offset: 7,
+            timestamp_ms: 5,
+            key: None,
+            value: Some(Text::of(b"\xff\x01")),
+            headers: vec![header],
+        };
+        let expected = r#"{"topic":"logs","partition":1,"offset":7,"timestamp_ms":5,"key":null,"value":{"hex":"ff01"},"headers":[{"key":"k","value":"v"}]}"#;
+        assert_eq!(serde_json::to_string(&record).unwrap(), expected);
+        let text = Record { value: Some(Text::of(b"line")), ..record };
+        crate::output::documented("tap", &text);
+    }
 }

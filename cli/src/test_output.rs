@@ -14,9 +14,9 @@ use tailway_daemon::{Clock, Daemon};
 use crate::args::AgentTestOutputArgs;
 use crate::diagnose::verdict::{judge_producers, judge_topics};
 use crate::diagnose::{Finding, brokers, is_good, own_certificate, report};
-use crate::output::{complain, quoted};
+use crate::output::{Output, complain, quoted};
 
-pub(crate) async fn run(args: AgentTestOutputArgs) -> Result<Exit> {
+pub(crate) async fn run(args: AgentTestOutputArgs, output: Output) -> Result<Exit> {
     let config = match Agent::load_config(&args.config) {
         Ok(config) => config,
         Err(problems) => {
@@ -25,7 +25,7 @@ pub(crate) async fn run(args: AgentTestOutputArgs) -> Result<Exit> {
         }
     };
     let findings = test(&config, Duration::from_secs(args.timeout), &Clock::new()).await;
-    report::print(&findings, args.output)?;
+    report::print(&findings, output)?;
     Ok(if is_good(&findings) { Exit::Ok } else { Exit::Failure })
 }
 

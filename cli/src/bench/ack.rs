@@ -14,7 +14,7 @@ use super::frame::{self, Findings, Place, heading};
 use super::latencies::Percentiles;
 use super::load::{self, Load};
 use super::servers::Servers;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 const RECORDS_PER_BATCH: i32 = 10;
 const RECORD_BYTES: usize = 100;
@@ -53,8 +53,8 @@ impl Findings for Ack {
     }
 }
 
-pub(super) fn run(args: &AckArgs) -> Result<Exit> {
-    frame::run(&args.common, async |place| {
+pub(super) fn run(args: &AckArgs, output: Output) -> Result<Exit> {
+    frame::run(&args.common, output, async |place| {
         let servers = Servers::start(&place.dir, place.transport, &place.clock).await?;
         let mut rows = Vec::new();
         for partitions in args.partitions.iter().copied() {

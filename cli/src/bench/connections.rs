@@ -10,7 +10,7 @@ use tailway_daemon::exit::Exit;
 use super::args::ConnectionsArgs;
 use super::frame::{self, Findings, heading, mib};
 use super::servers::Servers;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 /// Of this process, beside its connections.
 const OTHER_DESCRIPTORS: u64 = 100;
@@ -45,10 +45,10 @@ impl Findings for Connected {
     }
 }
 
-pub(super) fn run(args: &ConnectionsArgs) -> Result<Exit> {
+pub(super) fn run(args: &ConnectionsArgs, output: Output) -> Result<Exit> {
     let count = args.count;
     allow_descriptors(u64::from(count) + OTHER_DESCRIPTORS)?;
-    frame::run(&args.common, async |place| {
+    frame::run(&args.common, output, async |place| {
         let servers = Servers::start(&place.dir, place.transport, &place.clock).await?;
         // The first makes what all share.
         let first = servers.client()?;

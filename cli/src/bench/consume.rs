@@ -11,7 +11,7 @@ use super::args::ConsumeArgs;
 use super::frame::{self, Findings, Place, heading, mib};
 use super::load::{self, Load};
 use super::servers::Servers;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 const BATCH_BYTES: u64 = 16 << 10;
 const OPEN_MAX: usize = 5;
@@ -62,8 +62,8 @@ impl Findings for Read {
     }
 }
 
-pub(super) fn run(args: &ConsumeArgs) -> Result<Exit> {
-    frame::run(&args.common, async |place| {
+pub(super) fn run(args: &ConsumeArgs, output: Output) -> Result<Exit> {
+    frame::run(&args.common, output, async |place| {
         let mut rows = Vec::new();
         for record_bytes in args.record_size.iter().map(|size| size.0.max(1)) {
             for partitions in args.partitions.iter().copied() {

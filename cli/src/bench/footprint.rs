@@ -11,7 +11,7 @@ use super::frame::{self, Findings, heading, mib};
 use super::latencies::ms;
 use super::servers::{Process, Servers};
 use crate::dev::inputs::Inputs;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 #[derive(Debug, Serialize)]
 struct Footprint {
@@ -58,8 +58,8 @@ impl Findings for Footprint {
     }
 }
 
-pub(super) fn run(args: &FootprintArgs) -> Result<Exit> {
-    frame::run(&args.common, async |place| {
+pub(super) fn run(args: &FootprintArgs, output: Output) -> Result<Exit> {
+    frame::run(&args.common, output, async |place| {
         let servers = Servers::start(&place.dir, place.transport, &place.clock).await?;
         let input = place.dir.path.join("one.log");
         std::fs::write(&input, "one line\n")?;

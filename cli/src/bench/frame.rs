@@ -13,7 +13,7 @@ use super::conditions::Conditions;
 use super::disk::{self, DiskSpeed};
 use super::latencies::{Percentiles, ms};
 use super::servers::{BenchDir, Transport};
-use crate::output::{complain, say, table};
+use crate::output::{Output, complain, table};
 
 /// What a benchmark found.
 pub(super) trait Findings: Serialize {
@@ -43,6 +43,7 @@ struct Framed<T> {
 /// Runs one between two looks at the disk, prints what it found and writes it as JSON.
 pub(super) fn run<T: Findings>(
     common: &Common,
+    output: Output,
     bench: impl AsyncFnOnce(&Place) -> Result<T>,
 ) -> Result<Exit> {
     let (transport, clock) = (common.transport(), Clock::new());
@@ -65,7 +66,7 @@ pub(super) fn run<T: Findings>(
     let disk_after = disk::measure(&place.dir.path)?;
     conditions.after();
     let framed = Framed { conditions, disk_before, findings, disk_after };
-    show(&framed)?;
+    output.whole(&framed, lines)?;
     if let Some(path) = &common.json {
         let mut json = serde_json::to_vec_pretty(&framed)?;
         json.push(b'\n');
@@ -74,23 +75,19 @@ pub(super) fn run<T: Findings>(
     Ok(Exit::Ok)
 }
 
-fn show<T: Findings>(framed: &Framed<T>) -> Result<()> {
-    for line in framed.conditions.lines() {
-        say(&line)?;
-    }
-    say(&framed.findings.method())?;
-    say("")?;
-    for line in table(&framed.findings.rows()) {
-        say(&line)?;
-    }
-    say("")?;
+fn lines<T: Findings>(framed: &Framed<T>) -> Vec<String> {
+    let mut lines = framed.conditions.lines();
+    lines.extend([framed.findings.method(), String::new()]);
+    lines.extend(table(&framed.findings.rows()));
+    lines.push(String::new());
     let mut rows = vec![[vec!["disk alone".to_owned()], Percentiles::heading()].concat()];
     for (when, speed) in [("before", &framed.disk_before), ("after", &framed.disk_after)] {
         for (what, of) in [("fdatasync", &speed.fdatasync), ("syncfs", &speed.syncfs)] {
             rows.push([vec![format!("{when}: 4 KiB + {what}")], of.cells()].concat());
         }
     }
-    table(&rows).iter().try_for_each(|line| say(line))
+    lines.extend(table(&rows));
+    lines
 }
 
 impl Percentiles {

@@ -17,7 +17,7 @@ use super::latencies::{Latencies, Percentiles};
 use super::load;
 use super::servers::Servers;
 use crate::dev::inputs::Inputs;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 const LINE_BYTES: usize = 200;
 /// A program that flushes does so line by line, or each millisecond.
@@ -67,8 +67,8 @@ impl Findings for Ways {
     }
 }
 
-pub(super) fn run(args: &LatencyArgs) -> Result<Exit> {
-    frame::run(&args.common, async |place| {
+pub(super) fn run(args: &LatencyArgs, output: Output) -> Result<Exit> {
+    frame::run(&args.common, output, async |place| {
         let mut rows = Vec::new();
         for rate in args.rate.iter().copied() {
             complain(&format!("{rate} lines/s ..."));

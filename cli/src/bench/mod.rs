@@ -28,15 +28,17 @@ use tailway_daemon::exit::Exit;
 pub(crate) use args::BenchCommand;
 pub(crate) use servers::{Part, serve};
 
-pub(crate) fn run(command: &BenchCommand) -> Result<Exit> {
+use crate::output::Output;
+
+pub(crate) fn run(command: &BenchCommand, output: Output) -> Result<Exit> {
     match command {
-        BenchCommand::Ack(args) => ack::run(args),
-        BenchCommand::Produce(args) => produce::run(args),
-        BenchCommand::Consume(args) => consume::run(args),
-        BenchCommand::Latency(args) => latency::run(args),
-        BenchCommand::Connections(args) => connections::run(args),
-        BenchCommand::Start(args) => start::run(args),
-        BenchCommand::Tail(args) => tail::run(args),
-        BenchCommand::Footprint(args) => footprint::run(args),
+        BenchCommand::Ack(args) => ack::run(args, output),
+        BenchCommand::Produce(args) => produce::run(args, output),
+        BenchCommand::Consume(args) => consume::run(args, output),
+        BenchCommand::Latency(args) => latency::run(args, output),
+        BenchCommand::Connections(args) => connections::run(args, output),
+        BenchCommand::Start(args) => start::run(args, output),
+        BenchCommand::Tail(args) => tail::run(args, output),
+        BenchCommand::Footprint(args) => footprint::run(args, output),
     }
 }

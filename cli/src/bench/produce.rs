@@ -12,7 +12,7 @@ use super::frame::{self, Findings, Place, heading, mib};
 use super::latencies::Percentiles;
 use super::load::{self, Load};
 use super::servers::Servers;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 const WARM_UP: Duration = Duration::from_secs(2);
 /// What Kafka allows an idempotent producer.
@@ -70,8 +70,8 @@ impl Findings for Produced {
     }
 }
 
-pub(super) fn run(args: &ProduceArgs) -> Result<Exit> {
-    frame::run(&args.common, async |place| {
+pub(super) fn run(args: &ProduceArgs, output: Output) -> Result<Exit> {
+    frame::run(&args.common, output, async |place| {
         let mut rows = Vec::new();
         for record_bytes in args.record_size.iter().map(|size| size.0) {
             for partitions in args.partitions.iter().copied() {

@@ -11,7 +11,7 @@ use super::frame::{self, Findings, Place, heading, mib};
 use super::latencies::ms;
 use super::load::{self, Load};
 use super::servers::Servers;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 const TOPIC: &str = "start";
 const RECORD_BYTES: usize = 1_000;
@@ -53,9 +53,9 @@ enum Gone {
     Killed,
 }
 
-pub(super) fn run(args: &StartArgs) -> Result<Exit> {
+pub(super) fn run(args: &StartArgs, output: Output) -> Result<Exit> {
     let partitions = args.partitions;
-    frame::run(&args.common, async |place| {
+    frame::run(&args.common, output, async |place| {
         let mut rows = vec![nothing(place).await?];
         for (gone, how) in [(Gone::Stopped, "a clean stop"), (Gone::Killed, "kill -9")] {
             let found = format!("{partitions} partitions with a batch each, after {how}");

@@ -17,7 +17,7 @@ use super::frame::{self, Findings, Place, heading, mib};
 use super::load;
 use super::servers::Servers;
 use crate::dev::inputs::Inputs;
-use crate::output::complain;
+use crate::output::{Output, complain};
 
 const PARTITIONS: u16 = 6;
 const FORMATS: [Format; 2] = [Format::Raw, Format::Ecs];
@@ -68,8 +68,8 @@ impl Findings for Tailed {
     }
 }
 
-pub(super) fn run(args: &TailArgs) -> Result<Exit> {
-    frame::run(&args.common, async |place| {
+pub(super) fn run(args: &TailArgs, output: Output) -> Result<Exit> {
+    frame::run(&args.common, output, async |place| {
         let input = place.dir.path.join("input.log");
         let lines = (args.size.0 / args.line_size.0.max(1)).max(1);
         write_lines(&input, lines, usize::try_from(args.line_size.0)?)?;

@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::Serialize;
 use tailway_client::{Client, ClientTlsFiles, HostPort};
 use tailway_daemon::exit::Exit;
 use tailway_daemon::logging::{self, Level};
@@ -36,7 +37,7 @@ use self::ports::loopback;
 use self::screen::{Mode, Reporter, Screen};
 use self::system::{BadConfig, System};
 use crate::args::{DevArgs, DevCommand};
-use crate::output::{complain, say};
+use crate::output::{Output, complain};
 use crate::target;
 
 /// Ctrl-C ends everything in under five seconds; this leaves some of them for the runtime.
@@ -47,9 +48,17 @@ const WORKER_STACK_BYTES: usize = 512 << 10;
 const TICK: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(crate) fn run(args: DevArgs) -> Result<Exit> {
+/// How a count ended.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    expected: u64,
+    as_expected: bool,
+    text: String,
+}
+
+pub(crate) fn run(args: DevArgs, output: Output) -> Result<Exit> {
     if let Some(DevCommand::Export { dir, inputs, plaintext }) = &args.command {
-        return export(dir, inputs, *plaintext);
+        return export(dir, inputs, *plaintext, output);
     }
     let clock = Clock::new();
     let inputs = Inputs::look(&args.inputs)?;
@@ -72,7 +81,7 @@ pub(crate) fn run(args: DevArgs) -> Result<Exit> {
         .thread_stack_size(WORKER_STACK_BYTES)
         .enable_all()
         .build()?;
-    let done = runtime.block_on(live(&args, &inputs, &dir, &clock));
+    let done = runtime.block_on(live(&args, output, &inputs, &dir, &clock));
     // What did not stop was named; a blocking call must not hold the exit.
     runtime.shutdown_timeout(Duration::from_millis(100));
     match done {
@@ -84,7 +93,7 @@ pub(crate) fn run(args: DevArgs) -> Result<Exit> {
     }
 }
 
-fn export(dir: &Path, inputs: &[PathBuf], plaintext: bool) -> Result<Exit> {
+fn export(dir: &Path, inputs: &[PathBuf], plaintext: bool, output: Output) -> Result<Exit> {
     let inputs = Inputs::look(inputs)?;
     inputs.notes().iter().for_each(|note| complain(note));
     if inputs.patterns().is_empty() {
@@ -94,15 +103,19 @@ fn export(dir: &Path, inputs: &[PathBuf], plaintext: bool) -> Result<Exit> {
     }
     let dir = DevDir::open(dir, false, &Clock::new())?;
     configs::write(&dir, &inputs, plaintext, &[])?;
-    configs::published(&dir, &inputs, plaintext).write(&dir.path)?;
-    say(&format!(
-        "wrote {}/{{coordinator,broker,agent}}.yaml, tls/ and dev.json; start them with:",
-        dir.path.display()
-    ))?;
-    for daemon in ["coordinator", "broker", "agent"] {
-        let config = dir.config(daemon).display().to_string();
-        say(&format!("  tailway-{daemon} --config {}", crate::output::quoted(&config)))?;
-    }
+    let published = configs::published(&dir, &inputs, plaintext);
+    published.write(&dir.path)?;
+    output.whole(&published, |_| {
+        let path = dir.path.display();
+        let mut lines = vec![format!(
+            "wrote {path}/{{coordinator,broker,agent}}.yaml, tls/ and dev.json; start them with:"
+        )];
+        lines.extend(["coordinator", "broker", "agent"].map(|daemon| {
+            let config = dir.config(daemon).display().to_string();
+            format!("  tailway-{daemon} --config {}", crate::output::quoted(&config))
+        }));
+        lines
+    })?;
     Ok(Exit::Ok)
 }
 
@@ -117,17 +130,24 @@ fn must_be_free(dir: &DevDir, plaintext: bool) -> Result<()> {
     )
 }
 
-async fn live(args: &DevArgs, inputs: &Inputs, dir: &DevDir, clock: &Clock) -> Result<Exit> {
+async fn live(
+    args: &DevArgs,
+    output: Output,
+    inputs: &Inputs,
+    dir: &DevDir,
+    clock: &Clock,
+) -> Result<Exit> {
     let mut signals = Signals::new()?;
     let mut system = System::default();
     let ended = tokio::select! {
         biased;
         signal = signals.next() => Ok(Ended::Signal(signal)),
-        ended = start_and_show(args, inputs, dir, clock, &mut system) => ended,
+        ended = start_and_show(args, output, inputs, dir, clock, &mut system) => ended,
     };
     // From here on a second Ctrl-C ends the process at once.
     signals.exit_on_next();
-    let mut screen = Screen::new(Mode::of(args.quiet));
+    // A program reads one object, and nothing around it.
+    let mut screen = Screen::new(Mode::of(args.quiet || !output.is_table()));
     if let Ok(Ended::Signal(signal)) = &ended {
         // The terminal may be what went away: nobody to tell, and the stop is to be clean all the same.
         drop(screen.line(&format!("{signal}: stopping")));
@@ -142,8 +162,13 @@ async fn live(args: &DevArgs, inputs: &Inputs, dir: &DevDir, clock: &Clock) -> R
         }
         Ended::Counted(counted, expected) => {
             let timeout = Duration::from_secs(args.timeout);
-            screen.result(&counted.text(expected, timeout))?;
-            if counted.is_as_expected() { Exit::Ok } else { Exit::Failure }
+            let (text, as_expected) = (counted.text(expected, timeout), counted.is_as_expected());
+            if output.is_table() {
+                screen.result(&text)?;
+            } else {
+                output.line(&Outcome { expected, as_expected, text }, "")?;
+            }
+            if as_expected { Exit::Ok } else { Exit::Failure }
         }
     };
     unpublished?;
@@ -161,6 +186,7 @@ enum Ended {
 
 async fn start_and_show(
     args: &DevArgs,
+    output: Output,
     inputs: &Inputs,
     dir: &DevDir,
     clock: &Clock,
@@ -177,7 +203,10 @@ async fn start_and_show(
     let own = std::process::id();
     published.pids = ["coordinator", "broker", "agent"].map(|d| (d.to_owned(), own)).into();
     published.write(&dir.path)?;
-    let mode = Mode::of(args.quiet);
+    let mode = Mode::of(args.quiet || !output.is_table());
+    if !output.is_table() && args.expect.is_none() {
+        output.line(&published, "")?;
+    }
     let mut screen = Screen::new(mode);
     for line in opening(args, inputs, dir, clock)? {
         screen.line(&line)?;

@@ -1,22 +1,20 @@
-//! Findings for people (a table, and below it what to do) and for programs (JSON, whose form is published: fields only get
-//! added).
+//! Findings, for people as a table, and below it what to do.
 
 use anyhow::Result;
-use serde_json::json;
+use serde::Serialize;
 
 use super::{Finding, State, is_good};
-use crate::args::OutputForm;
-use crate::output::{count, say, table};
+use crate::output::{Output, count, table};
 
 /// Prints them.
-pub(crate) fn print(findings: &[Finding], form: OutputForm) -> Result<()> {
-    match form {
-        OutputForm::Json => {
-            let whole = json!({ "ok": is_good(findings), "findings": findings });
-            say(&serde_json::to_string_pretty(&whole)?)
-        }
-        OutputForm::Table => lines(findings).iter().try_for_each(|line| say(line)),
-    }
+pub(crate) fn print(findings: &[Finding], output: Output) -> Result<()> {
+    output.whole(&Whole { ok: is_good(findings), findings }, |whole| lines(whole.findings))
+}
+
+#[derive(Debug, Serialize)]
+struct Whole<'a> {
+    ok: bool,
+    findings: &'a [Finding],
 }
 
 /// The table; then what failed and what is about to, each with its cause and what to do next.
@@ -58,6 +56,14 @@ fn summary(findings: &[Finding]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_those_that_are_documented() {
+        let findings = [Finding::ok("a:1", "dns", "10.0.0.1")];
+        for command in ["status", "agent test output"] {
+            crate::output::documented(command, &Whole { ok: true, findings: &findings });
+        }
+    }
 
     #[test]
     fn causes_stand_whole_below_the_table() {

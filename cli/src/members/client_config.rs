@@ -4,13 +4,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
+use serde::Serialize;
 use tailway_daemon::Clock;
 use tailway_daemon::exit::Exit;
 use tailway_net::HostPort;
 
 use super::cert::KEYSTORE_PEM;
 use super::identity::Papers;
-use crate::output::{complain, quoted, say};
+use crate::output::{Output, complain, quoted};
 
 /// Whose settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,7 +26,19 @@ pub(crate) enum Software {
     Librdkafka,
 }
 
-pub(crate) fn run(software: Software, identity: &Path, bootstrap: &str) -> Result<Exit> {
+/// Settings, to be used as they are.
+#[derive(Debug, Serialize)]
+struct Printed {
+    software: &'static str,
+    text: String,
+}
+
+pub(crate) fn run(
+    software: Software,
+    identity: &Path,
+    bootstrap: &str,
+    output: Output,
+) -> Result<Exit> {
     let papers = Papers::in_dir(identity)?;
     let brokers: Vec<String> =
         HostPort::parse_list(bootstrap)?.iter().map(ToString::to_string).collect();
@@ -36,15 +49,26 @@ pub(crate) fn run(software: Software, identity: &Path, bootstrap: &str) -> Resul
             missing.display()
         );
     }
-    for line in settings(software, &papers, &brokers, has_list(&papers)?) {
-        say(&line)?;
-    }
+    let lines = settings(software, &papers, &brokers, has_list(&papers)?);
+    let text = lines.join("\n") + "\n";
+    output.whole(&Printed { software: software.name(), text }, |_| lines)?;
     // On stderr: what is printed is to be used as it is.
     complain(&use_of(software, brokers.first().map_or("", String::as_str)));
     if let Some(remark) = papers.remark(Clock::new().wall()) {
         complain(&remark);
     }
     Ok(Exit::Ok)
+}
+
+impl Software {
+    fn name(self) -> &'static str {
+        match self {
+            Software::Kcat => "kcat",
+            Software::Java => "java",
+            Software::Filebeat => "filebeat",
+            Software::Librdkafka => "librdkafka",
+        }
+    }
 }
 
 /// Whether the file of CAs says what was revoked. librdkafka believes nobody where it is told of a list that is not there.
@@ -173,7 +197,11 @@ mod tests {
     #[test]
     fn an_identity_that_is_not_whole_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let error = run(Software::Kcat, dir.path(), "h:1").unwrap_err().to_string();
+        let error = run(Software::Kcat, dir.path(), "h:1", Output::Table).unwrap_err().to_string();
+        crate::output::documented(
+            "client-config",
+            &Printed { software: "kcat", text: String::new() },
+        );
         assert!(error.contains("ca.pem is missing") && error.contains("cert issue"), "{error}");
     }
 }

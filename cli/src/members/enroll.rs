@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
+use serde::Serialize;
 use tailway_daemon::exit::Exit;
 use tailway_metadata::enrollment::{Answer, EnrollRequest, Enrolled, Token};
-use tailway_metadata::{Role, Secret};
+use tailway_metadata::security::Serial;
+use tailway_metadata::{ClusterId, Role, Secret};
 use tailway_net::certificate_request::CertificateRequest;
 use tailway_net::{ClientTls, FrameReader, HostPort, dial, write_segments};
 use tokio::time::timeout;
@@ -19,7 +21,7 @@ use tokio::time::timeout;
 use super::EnrollArgs;
 use super::identity::{HostPortText, Identity, Papers, host_name};
 use super::init::write_yaml;
-use crate::output::{complain, quoted, say, span};
+use crate::output::{Output, complain, moment, quoted, span};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
 /// A token is no longer than this.
@@ -29,7 +31,33 @@ const ANSWER_BYTES_MAX: usize = 256 << 10;
 const TOPIC: &str = "logs";
 const BROKER_PORT: u16 = 9_093;
 
-pub(super) async fn run(args: EnrollArgs) -> Result<Exit> {
+/// What this host is now.
+#[derive(Debug, Serialize)]
+struct Member<'a> {
+    cluster_id: &'a ClusterId,
+    role: Role,
+    id: &'a str,
+    serial: &'a Serial,
+    not_after: String,
+    /// Where key, certificate and CA are.
+    tls: &'a Path,
+    /// `null`: none was written.
+    config: Option<&'a Path>,
+}
+
+impl Member<'_> {
+    fn lines(&self) -> Vec<String> {
+        let shown = |path: &Path| quoted(&path.display().to_string());
+        let mut lines = vec![format!("{}  key, certificate and CA", shown(self.tls))];
+        lines.extend(self.config.map(|config| {
+            let config = shown(config);
+            format!("{config}  start it: tailway-{} --config {config}", self.role)
+        }));
+        lines
+    }
+}
+
+pub(super) async fn run(args: EnrollArgs, output: Output) -> Result<Exit> {
     let token = token_of(&args.token.0)?;
     let role = role_of(&token)?;
     let id = match (&args.id, role) {
@@ -69,7 +97,7 @@ pub(super) async fn run(args: EnrollArgs) -> Result<Exit> {
     };
     place.papers.write(&made.key_pem, &enrolled.certificate_pem, &enrolled.ca_pem, &identity)?;
     place.write_config(&args, &identity, &coordinator, &enrolled)?;
-    place.tell(&identity, &enrolled)?;
+    place.tell(&identity, &enrolled, output)?;
     Ok(Exit::Ok)
 }
 
@@ -231,7 +259,7 @@ impl Place {
         })
     }
 
-    fn tell(&self, identity: &Identity, enrolled: &Enrolled) -> Result<()> {
+    fn tell(&self, identity: &Identity, enrolled: &Enrolled, output: Output) -> Result<()> {
         let issued = &enrolled.certificate;
         complain(&format!(
             "this host is {} {} of cluster {}: certificate {}, good for {}",
@@ -241,25 +269,52 @@ impl Place {
             issued.serial,
             span(issued.not_before, issued.not_after)
         ));
-        say(&format!(
-            "{}  key, certificate and CA",
-            quoted(&self.papers.dir.display().to_string())
-        ))?;
-        let Some(config) = &self.config else {
-            if self.role == Role::Coordinator {
-                complain(
-                    "no configuration was written: a quorum of more than one coordinator is not supported yet",
-                );
-            }
-            return Ok(());
+        let member = Member {
+            cluster_id: &identity.cluster_id,
+            role: identity.role,
+            id: &identity.id,
+            serial: &issued.serial,
+            not_after: moment(issued.not_after),
+            tls: &self.papers.dir,
+            config: self.config.as_deref(),
         };
-        let config = quoted(&config.display().to_string());
-        say(&format!("{config}  start it: tailway-{} --config {config}", self.role))?;
-        if self.role == Role::Agent && enrolled.brokers.is_empty() {
-            complain(&format!(
-                "no broker is registered yet: write output.brokers into {config} first"
-            ));
+        output.whole(&member, Member::lines)?;
+        match &self.config {
+            None if self.role == Role::Coordinator => complain(
+                "no configuration was written: a quorum of more than one coordinator is not supported yet",
+            ),
+            Some(config) if self.role == Role::Agent && enrolled.brokers.is_empty() => {
+                let config = quoted(&config.display().to_string());
+                complain(&format!(
+                    "no broker is registered yet: write output.brokers into {config} first"
+                ));
+            }
+            _ => {}
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_member_is_told_what_to_start() {
+        let member = Member {
+            cluster_id: &ClusterId("c".to_owned()),
+            role: Role::Agent,
+            id: "web1",
+            serial: &Serial("0a".to_owned()),
+            not_after: String::new(),
+            tls: Path::new("/state/tls"),
+            config: Some(Path::new("/etc/tailway/agent.yaml")),
+        };
+        let expected = [
+            "/state/tls  key, certificate and CA",
+            "/etc/tailway/agent.yaml  start it: tailway-agent --config /etc/tailway/agent.yaml",
+        ];
+        assert_eq!(member.lines(), expected);
+        crate::output::documented("enroll", &member);
     }
 }

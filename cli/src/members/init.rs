@@ -3,30 +3,42 @@
 //! Nothing that is there is overwritten. The configuration is written last: without it nothing starts, and a second try
 //! says what is left over.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rcgen::KeyPair;
+use serde::Serialize;
 use tailway_coordinator::authority::{self, Authority};
 use tailway_coordinator::config::{RawConfig, RawCoordinator, RawEnrollment, RawTls};
 use tailway_daemon::Clock;
 use tailway_daemon::exit::Exit;
-use tailway_metadata::security::{IssuedCertificate, Role};
+use tailway_metadata::security::{IssuedCertificate, Role, Sha256};
 use tailway_metadata::{ClusterId, Secret};
 use tailway_net::HostPort;
 use tailway_storage::{Disk, FsDisk, atomic_replace};
 
 use super::InitArgs;
 use super::identity::{HostPortText, Identity, Papers, host_name};
-use crate::output::{complain, quoted, say};
+use crate::output::{Output, complain, quoted};
 
 /// Names that every host has for itself, so that its own tools reach it.
 const LOOPBACK: [&str; 2] = ["localhost", "127.0.0.1"];
 /// Life of the certificates made here.
 const LIFE: Duration = Duration::from_hours(365 * 24);
 
-pub(super) fn run(args: &InitArgs) -> Result<Exit> {
+/// A cluster that was made.
+#[derive(Debug, Serialize)]
+struct Made<'a> {
+    cluster_id: &'a ClusterId,
+    ca_sha256: Sha256,
+    config: &'a Path,
+    admin: &'a Path,
+    /// Where the CA's key is.
+    ca: PathBuf,
+}
+
+pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit> {
     let cluster_id = match &args.cluster_id {
         Some(id) => ClusterId(id.clone()),
         None => ClusterId(tailway_runtime::uuid().to_string()),
@@ -72,7 +84,7 @@ pub(super) fn run(args: &InitArgs) -> Result<Exit> {
         sign(&authority, &cluster_id, issued, papers, &coordinator)?;
     }
     write_config(args, &cluster_id, &data_dir, &server)?;
-    tell(args, &cluster_id, &authority)?;
+    tell(args, &cluster_id, &authority, output)?;
     Ok(Exit::Ok)
 }
 
@@ -123,7 +135,7 @@ fn write_config(
 }
 
 /// A configuration of a member, and who wrote it.
-pub(super) fn write_yaml<T: serde::Serialize>(path: &Path, by: &str, raw: &T) -> Result<()> {
+pub(super) fn write_yaml<T: Serialize>(path: &Path, by: &str, raw: &T) -> Result<()> {
     let yaml = tailway_daemon::config::to_yaml(raw)
         .map_err(|error| anyhow!("cannot write {}: {error}", path.display()))?;
     if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
@@ -137,24 +149,56 @@ pub(super) fn write_yaml<T: serde::Serialize>(path: &Path, by: &str, raw: &T) ->
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn tell(args: &InitArgs, cluster_id: &ClusterId, authority: &Authority) -> Result<()> {
-    let shown = |path: &Path| quoted(&path.display().to_string());
-    complain(&format!(
-        "made cluster {cluster_id} with its own CA (SHA-256 {})",
-        authority.sha256()
-    ));
-    say(&format!(
-        "{}  start it: tailway-coordinator --config {}",
-        shown(&args.config),
-        shown(&args.config)
-    ))?;
-    say(&format!(
-        "{}  the first admin: tailway token create --role agent --identity {}",
-        shown(&args.admin),
-        shown(&args.admin)
-    ))?;
-    say(&format!(
-        "{}  the CA's key: back it up, and show it to nobody",
-        shown(&args.data_dir.join(authority::DIR))
-    ))
+fn tell(
+    args: &InitArgs,
+    cluster_id: &ClusterId,
+    authority: &Authority,
+    output: Output,
+) -> Result<()> {
+    let made = Made {
+        cluster_id,
+        ca_sha256: authority.sha256(),
+        config: &args.config,
+        admin: &args.admin,
+        ca: args.data_dir.join(authority::DIR),
+    };
+    complain(&format!("made cluster {cluster_id} with its own CA (SHA-256 {})", made.ca_sha256));
+    output.whole(&made, Made::lines)
+}
+
+impl Made<'_> {
+    fn lines(&self) -> Vec<String> {
+        let shown = |path: &Path| quoted(&path.display().to_string());
+        let (config, admin) = (shown(self.config), shown(self.admin));
+        vec![
+            format!("{config}  start it: tailway-coordinator --config {config}"),
+            format!(
+                "{admin}  the first admin: tailway token create --role agent --identity {admin}"
+            ),
+            format!("{}  the CA's key: back it up, and show it to nobody", shown(&self.ca)),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_made_is_told_with_what_to_do_next() {
+        let made = Made {
+            cluster_id: &ClusterId("c".to_owned()),
+            ca_sha256: tailway_net::pin::sha256(b"ca"),
+            config: Path::new("/c.yaml"),
+            admin: Path::new("/admin"),
+            ca: PathBuf::from("/data/ca"),
+        };
+        let expected = [
+            "/c.yaml  start it: tailway-coordinator --config /c.yaml",
+            "/admin  the first admin: tailway token create --role agent --identity /admin",
+            "/data/ca  the CA's key: back it up, and show it to nobody",
+        ];
+        assert_eq!(made.lines(), expected);
+        crate::output::documented("coordinator init", &made);
+    }
 }

@@ -24,6 +24,8 @@ use tailway_metadata::enrollment::CertificateRef;
 use tailway_metadata::{Role, Secret};
 use tailway_net::HostPort;
 
+use crate::output::Output;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum CoordinatorCommand {
     /// Make the cluster's CA, this coordinator's certificate and configuration, and the first admin's identity
@@ -257,48 +259,50 @@ pub(crate) struct EnrollArgs {
     pub(crate) config: Option<PathBuf>,
 }
 
-pub(crate) fn coordinator(command: CoordinatorCommand) -> Result<Exit> {
+pub(crate) fn coordinator(command: CoordinatorCommand, output: Output) -> Result<Exit> {
     match command {
-        CoordinatorCommand::Init(args) => init::run(&args),
+        CoordinatorCommand::Init(args) => init::run(&args, output),
     }
 }
 
-pub(crate) async fn token(command: TokenCommand) -> Result<Exit> {
+pub(crate) async fn token(command: TokenCommand, output: Output) -> Result<Exit> {
     match command {
         TokenCommand::Create { role, ttl, uses, admin } => {
-            token::create(role, ttl, uses, &admin).await
+            token::create(role, ttl, uses, &admin, output).await
         }
-        TokenCommand::List { admin } => token::list(&admin).await,
-        TokenCommand::Revoke { id, admin } => token::revoke(&id, &admin).await,
+        TokenCommand::List { admin } => token::list(&admin, output).await,
+        TokenCommand::Revoke { id, admin } => token::revoke(&id, &admin, output).await,
     }
 }
 
-pub(crate) async fn cert(command: CertCommand) -> Result<Exit> {
+pub(crate) async fn cert(command: CertCommand, output: Output) -> Result<Exit> {
     match command {
         CertCommand::Issue { role, name, hosts, out, admin } => {
-            cert::issue(role, &name, hosts, out, &admin).await
+            cert::issue(role, &name, hosts, out, &admin, output).await
         }
-        CertCommand::Renew { dir, if_due } => cert::renew(&dir, if_due).await,
-        CertCommand::List { admin } => cert::list(&admin).await,
-        CertCommand::Revoke { which, admin } => cert::revoke(&which, &admin).await,
+        CertCommand::Renew { dir, if_due } => cert::renew(&dir, if_due, output).await,
+        CertCommand::List { admin } => cert::list(&admin, output).await,
+        CertCommand::Revoke { which, admin } => cert::revoke(&which, &admin, output).await,
     }
 }
 
-pub(crate) async fn ca(command: CaCommand) -> Result<Exit> {
+pub(crate) async fn ca(command: CaCommand, output: Output) -> Result<Exit> {
     match command {
-        CaCommand::List { admin } => ca::list(&admin).await,
-        CaCommand::Add { admin } => ca::add(&admin).await,
+        CaCommand::List { admin } => ca::list(&admin, output).await,
+        CaCommand::Add { admin } => ca::add(&admin, output).await,
         CaCommand::Activate { authority, force, admin } => {
-            ca::activate(authority, force, &admin).await
+            ca::activate(authority, force, &admin, output).await
         }
-        CaCommand::Retire { authority, force, admin } => ca::retire(authority, force, &admin).await,
+        CaCommand::Retire { authority, force, admin } => {
+            ca::retire(authority, force, &admin, output).await
+        }
     }
 }
 
-pub(crate) fn client_config(args: &ClientConfigArgs) -> Result<Exit> {
-    client_config::run(args.software, &args.identity, &args.bootstrap)
+pub(crate) fn client_config(args: &ClientConfigArgs, output: Output) -> Result<Exit> {
+    client_config::run(args.software, &args.identity, &args.bootstrap, output)
 }
 
-pub(crate) async fn enroll(args: EnrollArgs) -> Result<Exit> {
-    enroll::run(args).await
+pub(crate) async fn enroll(args: EnrollArgs, output: Output) -> Result<Exit> {
+    enroll::run(args, output).await
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use crate::args::{OutputForm, TargetArgs};
+use crate::args::TargetArgs;
 
 /// Where the packages put it.
 const CONFIG: &str = "/etc/tailway/broker.yaml";
@@ -43,9 +43,6 @@ pub(crate) struct ListArgs {
     /// Take it from this directory's dev.json
     #[arg(long, value_name = "DIR", conflicts_with_all = ["admin", "config"])]
     pub(crate) data: Option<PathBuf>,
-    /// How to print it
-    #[arg(short, long, value_name = "FORM", default_value = "table")]
-    pub(crate) output: OutputForm,
 }
 
 #[derive(Debug, Args)]

@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use serde::Serialize;
 use serde_json::Value;
 use tailway_broker::Broker;
 use tailway_broker::config::{Config, SinkConfig};
@@ -21,38 +22,51 @@ pub(crate) use args::SinkCommand;
 use args::{ConfigArgs, ListArgs};
 
 use crate::admin;
-use crate::args::OutputForm;
 use crate::dev::published::{FILE, Published};
-use crate::output::{complain, say, table};
+use crate::output::{Output, complain, table};
 use crate::target::DEV_DIR;
 
 const HEADING: [&str; 9] =
     ["SINK", "TOPIC", "PART", "STATE", "COMMITTED", "LAG", "SECONDS", "DELIVERED", "DEAD"];
 
-pub(crate) async fn run(command: SinkCommand) -> Result<Exit> {
+/// What a sink said of itself.
+#[derive(Debug, Serialize)]
+struct Tested<'a> {
+    name: &'a str,
+    kind: &'static str,
+    good: bool,
+    said: String,
+}
+
+/// What was made in a sink.
+#[derive(Debug, Serialize)]
+struct SetUp<'a> {
+    name: &'a str,
+    kind: &'static str,
+    /// `null`: it needs nothing.
+    made: Option<String>,
+}
+
+pub(crate) async fn run(command: SinkCommand, output: Output) -> Result<Exit> {
     match command {
-        SinkCommand::List(args) => list(&args),
-        SinkCommand::Test(args) => test(&args).await,
-        SinkCommand::Setup(args) => setup(&args).await,
-        SinkCommand::Rejects(args) => rejects::show(args).await,
-        SinkCommand::Replay(args) => rejects::replay(args).await,
+        SinkCommand::List(args) => list(&args, output),
+        SinkCommand::Test(args) => test(&args, output).await,
+        SinkCommand::Setup(args) => setup(&args, output).await,
+        SinkCommand::Rejects(args) => rejects::show(args, output).await,
+        SinkCommand::Replay(args) => rejects::replay(args, output).await,
     }
 }
 
-fn list(args: &ListArgs) -> Result<Exit> {
+fn list(args: &ListArgs, output: Output) -> Result<Exit> {
     let status = admin::status(address(args)?, "broker")?;
-    let Some(sinks) = status["sinks"].as_array() else {
+    let sinks = status["sinks"].as_array();
+    if sinks.is_none() {
         complain("this broker has no sinks");
-        return Ok(Exit::Ok);
-    };
-    match args.output {
-        OutputForm::Json => say(&serde_json::to_string_pretty(sinks)?)?,
-        OutputForm::Table => {
-            for line in lines(sinks) {
-                say(&line)?;
-            }
+        if output.is_table() {
+            return Ok(Exit::Ok);
         }
     }
+    output.whole(sinks.map_or(&[][..], Vec::as_slice), lines)?;
     Ok(Exit::Ok)
 }
 
@@ -108,29 +122,38 @@ fn lines(sinks: &[Value]) -> Vec<String> {
     lines
 }
 
-async fn test(args: &ConfigArgs) -> Result<Exit> {
+async fn test(args: &ConfigArgs, output: Output) -> Result<Exit> {
     let config = load(&args.config)?;
-    let mut exit = Exit::Ok;
+    let mut tested = Vec::new();
     for sink in chosen(&config, args.name.as_deref())? {
-        match Trial::new(sink.clone()).test().await {
-            Ok(what) => say(&format!("{}: good: {what}", sink.name))?,
-            Err(error) => {
-                complain(&format!("{}: {error}", sink.name));
-                exit = Exit::Failure;
-            }
+        let (good, said) = match Trial::new(sink.clone()).test().await {
+            Ok(what) => (true, what),
+            Err(error) => (false, error.to_string()),
+        };
+        if !good {
+            complain(&format!("{}: {said}", sink.name));
         }
+        tested.push(Tested { name: &sink.name, kind: sink.target.kind(), good, said });
     }
-    Ok(exit)
+    output.whole(&tested, |tested| {
+        let good = tested.iter().filter(|one| one.good);
+        good.map(|one| format!("{}: good: {}", one.name, one.said)).collect()
+    })?;
+    Ok(if tested.iter().all(|one| one.good) { Exit::Ok } else { Exit::Failure })
 }
 
-async fn setup(args: &ConfigArgs) -> Result<Exit> {
+async fn setup(args: &ConfigArgs, output: Output) -> Result<Exit> {
     let config = load(&args.config)?;
     let Some(name) = &args.name else { bail!("name the sink: tailway sink setup NAME") };
     for sink in chosen(&config, Some(name))? {
-        match Trial::new(sink.clone()).set_up().await.map_err(|error| anyhow!("{name}: {error}"))? {
-            Some(done) => say(&format!("{name}: {done}"))?,
-            None => say(&format!("{name}: a {} sink needs no setup", sink.target.kind()))?,
-        }
+        let made = Trial::new(sink.clone()).set_up().await;
+        let made = made.map_err(|error| anyhow!("{name}: {error}"))?.map(|done| done.to_string());
+        let kind = sink.target.kind();
+        let line = match &made {
+            Some(done) => format!("{name}: {done}"),
+            None => format!("{name}: a {kind} sink needs no setup"),
+        };
+        output.line(&SetUp { name, kind, made }, line)?;
     }
     Ok(Exit::Ok)
 }
@@ -174,5 +197,12 @@ mod tests {
             "es web-1: 401",
         ];
         assert_eq!(lines(&sinks), expected);
+    }
+
+    #[test]
+    fn fields_are_those_that_are_documented() {
+        let tested = Tested { name: "es", kind: "stdout", good: true, said: String::new() };
+        crate::output::documented("sink test", &tested);
+        crate::output::documented("sink setup", &SetUp { name: "es", kind: "stdout", made: None });
     }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 use tailway_broker::config::DEAD_SUFFIX;
 use tailway_broker::forward::dead_letters::{
     OFFSET_HEADER, PARTITION_HEADER, REASON_HEADER, SINK_HEADER, STATUS_HEADER, TOPIC_HEADER,
@@ -22,7 +23,7 @@ use tailway_daemon::exit::Exit;
 use tailway_wire::record::RecordRef;
 
 use super::args::RejectsArgs;
-use crate::output::{complain, count, say, table};
+use crate::output::{Output, Row, complain, count};
 use crate::target;
 
 /// How long nothing may come before what is there counts as read.
@@ -43,39 +44,66 @@ struct Kind {
     example: String,
 }
 
-pub(crate) async fn show(args: RejectsArgs) -> Result<Exit> {
+/// They, and what was said of them.
+#[derive(Debug, Serialize)]
+struct Rejects {
+    records: u64,
+    reason: String,
+    example: String,
+}
+
+impl Row for Rejects {
+    const HEADING: &'static [&'static str] = &["RECORDS", "REASON", "EXAMPLE"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.records.to_string(), self.reason.clone(), self.example.clone()]
+    }
+}
+
+/// How a replay went.
+#[derive(Debug, Default, Serialize)]
+struct Replayed {
+    records: u64,
+    /// Not delivered yet when it was no longer watched.
+    left: u64,
+    refused_again: u64,
+}
+
+pub(crate) async fn show(args: RejectsArgs, output: Output) -> Result<Exit> {
     let client = target::client(&args.target)?;
     let open = open(&client, &args).await?;
     let kinds = read(&client, &args.name, &open).await?;
-    if kinds.is_empty() {
-        say(&format!("sink {} has no refused records", args.name))?;
+    let rejects = |(reason, kind): (String, Kind)| Rejects {
+        records: kind.records,
+        reason,
+        example: kind.example,
+    };
+    let mut rows: Vec<Rejects> = kinds.into_iter().map(rejects).collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.records));
+    if rows.is_empty() {
+        let none = format!("sink {} has no refused records", args.name);
+        output.whole(&rows, |_| vec![none])?;
         return Ok(Exit::Ok);
     }
-    let mut rows = vec![["RECORDS", "REASON", "EXAMPLE"].map(str::to_owned).to_vec()];
-    let mut kinds: Vec<(String, Kind)> = kinds.into_iter().collect();
-    kinds.sort_by_key(|(_, kind)| std::cmp::Reverse(kind.records));
-    for (signature, kind) in kinds {
-        rows.push(vec![kind.records.to_string(), signature, kind.example]);
-    }
-    for line in table(&rows) {
-        say(&line)?;
-    }
+    output.rows(&rows)?;
     complain(&format!("after a fix: tailway sink replay {}", args.name));
     Ok(Exit::Ok)
 }
 
-pub(crate) async fn replay(args: RejectsArgs) -> Result<Exit> {
+pub(crate) async fn replay(args: RejectsArgs, output: Output) -> Result<Exit> {
     let client = target::client(&args.target)?;
     let wanted = open(&client, &args).await?;
     let total: i64 = wanted.values().map(|(from, to)| to - from).sum();
     if total == 0 {
-        say(&format!("sink {} has no refused records", args.name))?;
+        let none = format!("sink {} has no refused records", args.name);
+        output.line(&Replayed::default(), none)?;
         return Ok(Exit::Ok);
     }
     let ends = wanted.iter().map(|(partition, (_, to))| (partition.clone(), *to)).collect();
     GroupPositions::new(client.clone(), replay_group_of(&args.name)).commit(&ends).await?;
     let mut forwarded = GroupPositions::new(client.clone(), group_of(&args.name));
     let begun = tokio::time::Instant::now();
+    let records = u64::try_from(total).unwrap_or(0);
     loop {
         let mut left = 0;
         for (partition, (_, to)) in &wanted {
@@ -90,13 +118,18 @@ pub(crate) async fn replay(args: RejectsArgs) -> Result<Exit> {
             complain(&format!(
                 "{left} of {total} are not delivered yet; the broker goes on: tailway sink list"
             ));
+            if !output.is_table() {
+                let left = u64::try_from(left).unwrap_or(0);
+                output.line(&Replayed { records, left, ..Replayed::default() }, "")?;
+            }
             return Ok(Exit::Failure);
         }
         tokio::time::sleep(POLL).await;
     }
     let kinds = read(&client, &args.name, &open(&client, &args).await?).await?;
     let again: u64 = kinds.values().map(|kind| kind.records).sum();
-    say(&format!("replayed {}", count(u64::try_from(total).unwrap_or(0), "record")))?;
+    let replayed = Replayed { records, left: 0, refused_again: again };
+    output.line(&replayed, format!("replayed {}", count(records, "record")))?;
     if again == 0 {
         return Ok(Exit::Ok);
     }
@@ -216,6 +249,14 @@ fn signature(status: &str, kind: &str, reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn fields_are_those_that_are_documented() {
+        let rejects = Rejects { records: 1, reason: String::new(), example: String::new() };
+        crate::output::documented("sink rejects", &rejects);
+        crate::output::documented("sink replay", &Replayed::default());
+        assert_eq!(crate::output::table_of(&[rejects])[0], "RECORDS  REASON  EXAMPLE");
+    }
 
     #[test]
     fn a_signature_leaves_out_what_differs_from_record_to_record() {

@@ -57,7 +57,7 @@ pub fn init(config: &LoggingConfig) -> Result<(), InitError> {
     let targets = parse_level(&config.level)?;
     let layer = match config.format {
         LogFormat::Text => {
-            let ansi = std::io::stderr().is_terminal();
+            let ansi = std::io::stderr().is_terminal() && may_colour();
             fmt::layer().with_ansi(ansi).with_writer(std::io::stderr).boxed()
         }
         LogFormat::Json => {
@@ -78,13 +78,18 @@ pub fn init_with_file(file: File, on_stderr: Level) -> Result<(), InitError> {
         .with_filter(without_chatter(Targets::new().with_default(LevelFilter::INFO)));
     let terminal = std::io::stderr().is_terminal();
     let to_stderr = fmt::layer()
-        .with_ansi(terminal)
+        .with_ansi(terminal && may_colour())
         .with_target(false)
         .with_writer(move || over_status_line(terminal))
         .with_filter(LevelFilter::from_level(on_stderr));
     let subscriber = tracing_subscriber::registry().with(to_file).with(to_stderr);
     subscriber.try_init().map_err(|_| AlreadySet)?;
     Ok(())
+}
+
+/// <https://no-color.org>: who sets it, to anything, wants no colours.
+fn may_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 fn over_status_line(terminal: bool) -> StderrLock<'static> {

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::{Bench, numbered, same};
 use crate::deployment::PATIENCE;
@@ -40,6 +40,12 @@ fn on_kafka(version: &str, port: u16) -> Result<()> {
     let call = |args: &[&str]| run(tailway(args)?.args(bootstrap), PATIENCE);
     call(&["topic", "create", "orders", "--partitions", "3", "--config", "retention.ms=3600000"])?;
     ensure!(call(&["topic", "list"])?.contains("orders"), "topic list lacks the topic");
+    let listed: serde_json::Value = serde_json::from_str(&call(&["topic", "list", "-o", "json"])?)?;
+    let listed = listed.as_array().context("a list")?.iter();
+    let orders = listed.filter(|topic| topic["name"] == "orders" && topic["partitions"] == 3);
+    ensure!(orders.count() == 1, "topic list -o json lacks the topic");
+    let yaml = call(&["topic", "describe", "orders", "-o", "yaml"])?;
+    ensure!(yaml.starts_with("name: orders\n"), "topic describe -o yaml says:\n{yaml}");
     let described = call(&["topic", "describe", "orders"])?;
     for wanted in ["orders", "retention.ms", "3600000"] {
         ensure!(described.contains(wanted), "topic describe lacks `{wanted}`:\n{described}");
@@ -57,6 +63,9 @@ fn on_kafka(version: &str, port: u16) -> Result<()> {
         lines.join("\n")
     };
     same("what tailway produced and kcat read", &sorted(&read_by_kcat), &sorted(&input))?;
+    let one = call(&["tap", "orders", "--limit", "1", "-o", "json"])?;
+    let one: serde_json::Value = serde_json::from_str(one.trim_end())?;
+    ensure!(one["topic"] == "orders" && one["value"].is_string(), "tap -o json says {one}");
     same("what kcat and tailway tap read", &sorted(&read_by_tap), &sorted(&input))?;
     call(&["topic", "delete", "orders"])?;
     ensure!(!call(&["topic", "list"])?.contains("orders"), "the deleted topic is still listed");

@@ -41,7 +41,8 @@ impl Problems {
         problems
     }
 
-    pub(super) fn of_file(file: &FilePath, text: String) -> Problems {
+    /// One problem, of the file as a whole.
+    pub fn of_file(file: &FilePath, text: String) -> Problems {
         let mut problems = Problems::new(file, Document::empty());
         problems.found.push(Problem { position: None, path: String::new(), text });
         problems
