@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use tailway_broker::config::RawSink;
 
 use crate::output::Output;
-use crate::{bench, members, sink};
+use crate::{bench, config, members, sink};
 
 #[derive(Debug, Parser)]
 #[command(
@@ -133,6 +133,16 @@ Example:
     Check {
         /// The configuration file; whose it is shows from its keys
         file: PathBuf,
+    },
+    /// Look at configuration files
+    #[command(
+        subcommand_required = true,
+        arg_required_else_help = true,
+        after_help = "Example:\n  tailway config show --effective /etc/tailway/agent.yaml"
+    )]
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
     },
 }
 

@@ -12,6 +12,7 @@ mod agent;
 mod args;
 mod bench;
 mod check;
+mod config;
 mod dev;
 mod diagnose;
 mod members;
@@ -59,6 +60,7 @@ pub fn main() -> ExitCode {
         }
         Command::Status(args) => one_thread(status::run(args, output)),
         Command::Check { file } => check::run(&file, output),
+        Command::Config { command } => config::run(command, output),
         Command::Sink { command } => one_thread(sink::run(command, output)),
         Command::Coordinator { command } => members::coordinator(command, output),
         Command::Token { command } => one_thread(members::token(command, output)),

@@ -28,6 +28,17 @@ pub struct RawConfig {
     pub logging: LoggingConfig,
 }
 
+impl RawConfig {
+    /// With the values in force where none is written, because another key decides.
+    #[must_use]
+    pub fn filled(mut self) -> RawConfig {
+        for input in &mut self.inputs {
+            input.topic.get_or_insert_with(|| self.output.topic.clone());
+        }
+        self
+    }
+}
+
 /// Who this agent is and what it may use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -157,6 +157,22 @@ impl Default for RawConfig {
     }
 }
 
+impl RawConfig {
+    /// With the values in force where none is written, because another key decides.
+    #[must_use]
+    pub fn filled(mut self) -> RawConfig {
+        for listener in &mut self.listeners {
+            let tls = listener.protocol == Protocol::Tls;
+            listener.connections.get_or_insert(self.limits.connections);
+            if tls {
+                listener.client_auth.get_or_insert(RawClientAuth::Required);
+            }
+        }
+        self.sinks = self.sinks.into_iter().map(RawSink::filled).collect();
+        self
+    }
+}
+
 impl Default for RawBroker {
     fn default() -> Self {
         Self { id: 0, data_dir: PathBuf::from("/var/lib/tailway/broker"), rack: None }

@@ -6,6 +6,21 @@ use serde::{Deserialize, Serialize};
 use tailway_daemon::config::secret::RawSecret;
 use tailway_daemon::units::{ByteSize, Span};
 
+/// In a Kafka sink's topic, and all of it where none is written: the name of the topic that is forwarded.
+pub(super) const TOPIC: &str = "{topic}";
+/// Where documents go if nothing is said.
+pub(super) const DATA_STREAM: &str = "logs-{topic}-default";
+pub(super) const BATCH_RECORDS: usize = 2_000;
+pub(super) const REQUESTS: usize = 8;
+pub(super) const MEMORY: ByteSize = ByteSize::mib(64);
+pub(super) const REQUEST_TIMEOUT_S: u64 = 30;
+pub(super) const PAUSE_AFTER_REJECTS: u32 = 1_000;
+
+/// What Kafka takes by default is 1 MiB.
+pub(super) fn usual_batch_size(kind: Option<SinkType>) -> ByteSize {
+    if kind == Some(SinkType::Kafka) { ByteSize::kib(512) } else { ByteSize::mib(4) }
+}
+
 /// One place that records are forwarded to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -50,6 +65,34 @@ pub struct RawSink {
     pub request_timeout: Option<Span>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_after_rejects: Option<u32>,
+}
+
+impl RawSink {
+    /// With the values in force where none is written.
+    #[must_use]
+    pub fn filled(self) -> RawSink {
+        let kafka = self.kind == Some(SinkType::Kafka);
+        let unnamed = self.kind == Some(SinkType::Opensearch) && self.index.is_none();
+        let data_stream = self.data_stream.or_else(|| unnamed.then(|| DATA_STREAM.to_owned()));
+        let compression = match self.kind {
+            Some(SinkType::Opensearch) => Some(RawSinkCompression::Gzip),
+            Some(SinkType::Kafka) => Some(RawSinkCompression::Zstd),
+            _ => None,
+        };
+        RawSink {
+            data_stream,
+            start: self.start.or(Some(RawStart::Earliest)),
+            topic: self.topic.or_else(|| kafka.then(|| TOPIC.to_owned())),
+            compression: self.compression.or(compression),
+            batch_size: self.batch_size.or(Some(usual_batch_size(self.kind))),
+            batch_records: self.batch_records.or(Some(BATCH_RECORDS)),
+            requests: self.requests.or(Some(REQUESTS)),
+            memory: self.memory.or(Some(MEMORY)),
+            request_timeout: self.request_timeout.or(Some(Span::from_secs(REQUEST_TIMEOUT_S))),
+            pause_after_rejects: self.pause_after_rejects.or(Some(PAUSE_AFTER_REJECTS)),
+            ..self
+        }
+    }
 }
 
 /// What a sink is.

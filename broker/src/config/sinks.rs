@@ -14,7 +14,10 @@ use tailway_metadata::topic;
 use tailway_net::{ClientTls, ClientTlsFiles, HostPort};
 use tailway_wire::record::Compression;
 
-use super::raw_sinks::{RawSink, RawSinkCompression, RawSinkTls, RawStart, SinkType};
+use super::raw_sinks::{
+    BATCH_RECORDS, DATA_STREAM, MEMORY, PAUSE_AFTER_REJECTS, REQUEST_TIMEOUT_S, REQUESTS, RawSink,
+    RawSinkCompression, RawSinkTls, RawStart, SinkType, TOPIC, usual_batch_size,
+};
 use super::template::Template;
 
 /// What a topic of dead letters is called behind its topic's name.
@@ -23,8 +26,6 @@ pub const DEAD_SUFFIX: &str = ".dead";
 const SYSTEM_CAS: [&str; 2] =
     ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
 const NAME_LEN_MAX: usize = 32;
-/// In a Kafka sink's topic.
-const TOPIC: &str = "{topic}";
 
 /// One sink.
 #[derive(Clone, Debug)]
@@ -198,11 +199,8 @@ fn check_topics(raw: &RawSink, path: &str, problems: &mut Problems) -> TopicFilt
 }
 
 fn check_limits(raw: &RawSink, path: &str, problems: &mut Problems) -> SinkLimits {
-    // What Kafka takes by default is 1 MiB.
-    let usual =
-        if raw.kind == Some(SinkType::Kafka) { ByteSize::kib(512) } else { ByteSize::mib(4) };
-    let batch_size = raw.batch_size.unwrap_or(usual);
-    let memory = raw.memory.unwrap_or(ByteSize::mib(64));
+    let batch_size = raw.batch_size.unwrap_or(usual_batch_size(raw.kind));
+    let memory = raw.memory.unwrap_or(MEMORY);
     let sizes = [
         ("batch_size", batch_size.bytes(), 64 << 10, 64 << 20),
         ("memory", memory.bytes(), (batch_size.bytes() * 2).max(8 << 20), 4 << 30),
@@ -213,9 +211,9 @@ fn check_limits(raw: &RawSink, path: &str, problems: &mut Problems) -> SinkLimit
             problems.at(&format!("{path}.{key}"), format!("it is not from {least} to {most}"));
         }
     }
-    let batch_records = raw.batch_records.unwrap_or(2_000);
-    let requests = raw.requests.unwrap_or(8);
-    let rejects = raw.pause_after_rejects.unwrap_or(1_000);
+    let batch_records = raw.batch_records.unwrap_or(BATCH_RECORDS);
+    let requests = raw.requests.unwrap_or(REQUESTS);
+    let rejects = raw.pause_after_rejects.unwrap_or(PAUSE_AFTER_REJECTS);
     for (key, value, most) in [
         ("batch_records", batch_records, 10_000),
         ("requests", requests, 64),
@@ -225,7 +223,8 @@ fn check_limits(raw: &RawSink, path: &str, problems: &mut Problems) -> SinkLimit
             problems.at(&format!("{path}.{key}"), format!("{value} is not from 1 to {most}"));
         }
     }
-    let timeout = raw.request_timeout.map_or(Duration::from_secs(30), Span::duration);
+    let timeout =
+        raw.request_timeout.map_or(Duration::from_secs(REQUEST_TIMEOUT_S), Span::duration);
     if !(Duration::from_millis(100)..=Duration::from_mins(10)).contains(&timeout) {
         problems.at(&format!("{path}.request_timeout"), "it is not from 100ms to 10m; write 30s");
     }
@@ -347,7 +346,7 @@ fn check_naming(raw: &RawSink, path: &str, problems: &mut Problems) -> Option<Na
         }
         (None, Some(index)) => ("index", Template::parse(index).map(Naming::Index)),
         (stream, None) => {
-            let text = stream.as_deref().unwrap_or("logs-{topic}-default");
+            let text = stream.as_deref().unwrap_or(DATA_STREAM);
             ("data_stream", Template::parse_data_stream(text).map(Naming::DataStream))
         }
     };

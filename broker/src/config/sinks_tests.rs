@@ -1,5 +1,6 @@
 //! What a `sinks` section may say.
 
+use super::super::Config;
 use super::super::tests::Pki;
 use super::*;
 
@@ -63,6 +64,28 @@ fn a_sink_has_defaults_for_all_but_what_it_is() {
     assert_eq!((sinks[0].start, &sinks[0].limits), (Start::Earliest, &limits));
     assert_eq!((sinks[1].target.kind(), sinks[1].start), ("stdout", Start::Latest));
     assert_eq!(sinks[1].limits, SinkLimits { batch_bytes: 1 << 20, ..limits });
+}
+
+#[test]
+fn what_is_filled_in_is_what_is_in_force() {
+    let pki = Pki::new();
+    let text = config(
+        "  - { name: es, type: opensearch, topics: [\"*\"], urls: [\"http://localhost\"] }\n  \
+         - { name: day, type: opensearch, topics: [a], urls: [\"http://localhost\"], index: \"x-%Y\", requests: 3 }\n  \
+         - { name: k, type: kafka, topics: [\"*\"], brokers: [\"localhost:9092\"] }\n  \
+         - { name: out, type: stdout, topics: [a], start: latest, memory: 16MiB }",
+    );
+    let (raw, problems) = pki.raw(&text).unwrap();
+    let filled = raw.clone().filled();
+    for sink in &filled.sinks {
+        assert!(sink.batch_size.is_some() && sink.request_timeout.is_some(), "{sink:?}");
+    }
+    assert_eq!(filled.listeners[0].connections, Some(raw.limits.connections));
+    let (_, again) = pki.raw(&text).unwrap();
+    let typed = Config::check(raw, problems).unwrap();
+    let filled = Config::check(filled, again).unwrap();
+    assert_eq!(format!("{:?}", filled.sinks), format!("{:?}", typed.sinks));
+    assert_eq!(format!("{:?}", filled.limits), format!("{:?}", typed.limits));
 }
 
 #[test]

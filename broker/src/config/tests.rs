@@ -34,12 +34,16 @@ impl Pki {
 
     /// The text with the names of the files in it.
     pub(super) fn load(&self, text: &str) -> Result<Config, Problems> {
+        let (raw, problems) = self.raw(text)?;
+        Config::check(raw, problems)
+    }
+
+    /// What is typed.
+    pub(super) fn raw(&self, text: &str) -> Result<(RawConfig, Problems), Problems> {
         let dir = self.dir.path().display().to_string();
         let tls = format!("{{ ca: {dir}/ca.pem, cert: {dir}/b.pem, key: {dir}/b.key }}");
         let text = text.replace("$TLS", &tls).replace("$DIR", &dir);
-        let (raw, problems) =
-            tailway_daemon::config::load_text::<RawConfig>(Path::new("b.yaml"), &text)?;
-        Config::check(raw, problems)
+        tailway_daemon::config::load_text::<RawConfig>(Path::new("b.yaml"), &text)
     }
 
     pub(super) fn problems(&self, text: &str) -> Vec<(String, String)> {

@@ -12,6 +12,7 @@ pub mod defaults;
 mod path;
 mod problems;
 pub mod secret;
+pub mod show;
 mod suggest;
 mod walk;
 mod yaml;

@@ -5,7 +5,7 @@
 //! `DEPTH_MAX` levels; of a duplicate key the first is kept and each repetition is a fault.
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_yaml::Value;
 
 use super::path::{Path, Step};
@@ -86,6 +86,17 @@ impl Node {
         entries.iter().map(|entry| entry.key.as_str())
     }
 
+    /// The value at `path`.
+    pub(super) fn find(&self, path: &Path) -> Option<&Node> {
+        path.steps().iter().try_fold(self, |node, step| match (step, &node.kind) {
+            (Step::Key(key), Kind::Mapping(entries)) => {
+                entries.iter().find(|entry| entry.key == *key).map(|entry| &entry.value)
+            }
+            (Step::Index(index), Kind::Sequence(items)) => items.get(*index),
+            _ => None,
+        })
+    }
+
     /// Where the value at `path` is written: a scalar's own place, a collection's key; else the nearest above.
     pub(super) fn position_of(&self, path: &Path) -> Position {
         let mut node = self;
@@ -129,6 +140,24 @@ impl Node {
             }
         }
         position
+    }
+}
+
+/// As the value that it is, keys in their order.
+impl Serialize for Node {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.kind {
+            Kind::Null => serializer.serialize_unit(),
+            Kind::Bool(value, _) => serializer.serialize_bool(*value),
+            Kind::Unsigned(value, _) => serializer.serialize_u64(*value),
+            Kind::Signed(value, _) => serializer.serialize_i64(*value),
+            Kind::Float(value, _) => serializer.serialize_f64(*value),
+            Kind::Text(text) => serializer.serialize_str(text),
+            Kind::Sequence(items) => serializer.collect_seq(items),
+            Kind::Mapping(entries) => {
+                serializer.collect_map(entries.iter().map(|entry| (&entry.key, &entry.value)))
+            }
+        }
     }
 }
 
