@@ -42,8 +42,12 @@ pub(crate) fn run(
     let papers = Papers::in_dir(identity)?;
     let brokers: Vec<String> =
         HostPort::parse_list(bootstrap)?.iter().map(ToString::to_string).collect();
-    let missing = [papers.ca(), papers.cert(), papers.key(), papers.dir.join(KEYSTORE_PEM)];
-    if let Some(missing) = missing.iter().find(|path| !path.exists()) {
+    let mut needed = vec![papers.ca(), papers.cert(), papers.key()];
+    if software == Software::Java {
+        // Only `cert issue` makes it; the first admin's and enrolled identities do without.
+        needed.push(papers.dir.join(KEYSTORE_PEM));
+    }
+    if let Some(missing) = needed.iter().find(|path| !path.exists()) {
         bail!(
             "{} is missing\n  next: tailway cert issue --role client NAME --out DIR, and --identity DIR here",
             missing.display()

@@ -34,7 +34,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::daemon::Context;
-use crate::metrics::Counter;
+use crate::metrics::{Counter, Metrics};
 use crate::tasks::Stop;
 use life::{LOOK_EVERY_MAX, Life};
 use shown::{Held, NotAfter, Shown};
@@ -84,12 +84,7 @@ impl Certificates {
             // Hosts that were enrolled together do not come back together.
             jitter: u32::try_from(tailway_runtime::seed() % 1_000).unwrap_or(0),
             shown,
-            not_after: NotAfter::new(metrics),
-            renewals: metrics.counter("tailway_cert_renewals", "Certificates renewed"),
-            failures: metrics.counter(
-                "tailway_cert_renewal_failures",
-                "Renewals that failed and are tried again",
-            ),
+            metrics: CertificateMetrics::new(metrics),
         };
         context.tasks.spawn("certificates", |stop| keeper.run(stop));
     }
@@ -151,9 +146,27 @@ struct Keeper {
     clock: Clock,
     jitter: u32,
     shown: Arc<Mutex<Shown>>,
+    metrics: CertificateMetrics,
+}
+
+/// What `/metrics` of every program shows of its certificates.
+pub struct CertificateMetrics {
     not_after: NotAfter,
     renewals: Counter,
     failures: Counter,
+}
+
+impl CertificateMetrics {
+    pub fn new(metrics: &Metrics) -> CertificateMetrics {
+        CertificateMetrics {
+            not_after: NotAfter::new(metrics),
+            renewals: metrics.counter("tailway_cert_renewals", "Certificates renewed"),
+            failures: metrics.counter(
+                "tailway_cert_renewal_failures",
+                "Renewals that failed and are tried again",
+            ),
+        }
+    }
 }
 
 /// What one look at the disk found.
@@ -387,13 +400,13 @@ impl Keeper {
     fn tell(&self, renewed: Result<Enrolled, String>, life: Life) {
         let failure = match renewed {
             Ok(enrolled) => {
-                self.renewals.inc();
+                self.metrics.renewals.inc();
                 let issued = enrolled.certificate;
                 tracing::info!(serial = %issued.serial, not_after_ms = issued.not_after.0, "certificate renewed");
                 None
             }
             Err(error) => {
-                self.failures.inc();
+                self.metrics.failures.inc();
                 let (ends_at, ends_in_s) =
                     (utc(life.not_after), life.seconds_left(self.clock.wall()));
                 tracing::warn!(
@@ -410,7 +423,7 @@ impl Keeper {
 
     fn show(&self, look: &Look, renewable: bool) {
         for held in &look.held {
-            self.not_after.set(held);
+            self.metrics.not_after.set(held);
         }
         let own = look.held.first().and_then(|held| held.life).filter(|_| renewable);
         let mut shown = self.shown();

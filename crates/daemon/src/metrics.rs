@@ -21,7 +21,14 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// One program's metrics. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
-    registry: Arc<Mutex<Registry>>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// The registry tells only of metrics that have a value already, so what was declared is noted beside it.
+#[derive(Debug, Default)]
+struct Inner {
+    registry: Registry,
+    declared: Vec<MetricDescription>,
 }
 
 impl Metrics {
@@ -31,7 +38,13 @@ impl Metrics {
 
     /// Registers any metric of prometheus-client and hands it back. A counter's `_total` is added by the encoder.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
-        self.lock().register(name, help, metric.clone());
+        let mut inner = self.lock();
+        inner.declared.push(MetricDescription {
+            name: name.to_owned(),
+            kind: metric.metric_type().as_str().to_owned(),
+            help: help.to_owned(),
+        });
+        inner.registry.register(name, help, metric.clone());
         metric
     }
 
@@ -56,49 +69,29 @@ impl Metrics {
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail; if it ever did, what was written so far is still of use.
-        let _written = encode(&mut text, &self.lock());
+        let _written = encode(&mut text, &self.lock().registry);
         text
     }
 
-    /// What is registered: (name as in the text format, type, help), sorted by name.
+    /// What is registered, sorted by name: also what has no value yet, as a label that was not seen.
     pub fn describe(&self) -> Vec<MetricDescription> {
-        let text = self.encode();
-        let mut found: Vec<MetricDescription> = Vec::new();
-        for line in text.lines() {
-            let mut words = line.splitn(4, ' ');
-            let (Some("#"), Some(kind), Some(name), Some(rest)) =
-                (words.next(), words.next(), words.next(), words.next())
-            else {
-                continue;
-            };
-            match kind {
-                "HELP" => found.push(MetricDescription {
-                    name: name.to_owned(),
-                    kind: String::new(),
-                    help: rest.to_owned(),
-                }),
-                "TYPE" => {
-                    if let Some(last) = found.last_mut().filter(|last| last.name == name) {
-                        rest.clone_into(&mut last.kind);
-                    }
-                }
-                _ => {}
-            }
-        }
+        let mut found = self.lock().declared.clone();
         found.sort();
         found
     }
 
-    fn lock(&self) -> MutexGuard<'_, Registry> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Registration happens at start and encoding only reads: a panic in between leaves the registry whole.
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// One line of `Metrics::describe`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MetricDescription {
+    /// Without the `_total` that `/metrics` adds to a counter's.
     pub name: String,
+    /// `counter`, `gauge` or `histogram`.
     pub kind: String,
     pub help: String,
 }
@@ -117,12 +110,18 @@ mod tests {
         let text = metrics.encode();
         assert!(text.contains("tailway_broker_appended_bytes_total 3\n"), "{text}");
         assert!(text.contains("tailway_broker_connections 2\n"), "{text}");
-        let names: Vec<(String, String, String)> =
-            metrics.describe().into_iter().map(|m| (m.name, m.kind, m.help)).collect();
+        let by_label: Family<Vec<(String, String)>, Histogram> =
+            Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.1, 2.0, 3)));
+        metrics.register("tailway_broker_seconds", "No value yet", by_label);
+        let described = metrics.describe();
+        let found: Vec<(&str, &str, &str)> =
+            described.iter().map(|m| (&*m.name, &*m.kind, &*m.help)).collect();
         let expected = [
-            ("tailway_broker_appended_bytes", "counter", "Bytes appended."),
-            ("tailway_broker_connections", "gauge", "Open connections."),
+            ("tailway_broker_appended_bytes", "counter", "Bytes appended"),
+            ("tailway_broker_connections", "gauge", "Open connections"),
+            ("tailway_broker_seconds", "histogram", "No value yet"),
         ];
-        assert_eq!(names, expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
+        assert_eq!(found, expected);
+        assert!(!metrics.encode().contains("tailway_broker_seconds"));
     }
 }
