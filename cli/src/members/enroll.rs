@@ -43,16 +43,16 @@ struct Member<'a> {
     tls: &'a Path,
     /// `null`: none was written.
     config: Option<&'a Path>,
+    /// The command that starts its daemon.
+    start: Option<String>,
 }
 
 impl Member<'_> {
     fn lines(&self) -> Vec<String> {
         let shown = |path: &Path| quoted(&path.display().to_string());
         let mut lines = vec![format!("{}  key, certificate and CA", shown(self.tls))];
-        lines.extend(self.config.map(|config| {
-            let config = shown(config);
-            format!("{config}  start it: tailway-{} --config {config}", self.role)
-        }));
+        let start = self.config.zip(self.start.as_ref());
+        lines.extend(start.map(|(config, start)| format!("{}  start it: {start}", shown(config))));
         lines
     }
 }
@@ -277,6 +277,10 @@ impl Place {
             not_after: moment(issued.not_after),
             tls: &self.papers.dir,
             config: self.config.as_deref(),
+            start: self.config.as_ref().map(|config| {
+                let config = quoted(&config.display().to_string());
+                format!("tailway-{} --config {config}", self.role)
+            }),
         };
         output.whole(&member, Member::lines)?;
         match &self.config {
@@ -309,6 +313,7 @@ mod tests {
             not_after: String::new(),
             tls: Path::new("/state/tls"),
             config: Some(Path::new("/etc/tailway/agent.yaml")),
+            start: Some("tailway-agent --config /etc/tailway/agent.yaml".to_owned()),
         };
         let expected = [
             "/state/tls  key, certificate and CA",

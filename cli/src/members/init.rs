@@ -33,6 +33,8 @@ struct Made<'a> {
     cluster_id: &'a ClusterId,
     ca_sha256: Sha256,
     config: &'a Path,
+    /// The command that starts the coordinator.
+    start: String,
     admin: &'a Path,
     /// Where the CA's key is.
     ca: PathBuf,
@@ -159,6 +161,10 @@ fn tell(
         cluster_id,
         ca_sha256: authority.sha256(),
         config: &args.config,
+        start: format!(
+            "tailway-coordinator --config {}",
+            quoted(&args.config.display().to_string())
+        ),
         admin: &args.admin,
         ca: args.data_dir.join(authority::DIR),
     };
@@ -171,7 +177,7 @@ impl Made<'_> {
         let shown = |path: &Path| quoted(&path.display().to_string());
         let (config, admin) = (shown(self.config), shown(self.admin));
         vec![
-            format!("{config}  start it: tailway-coordinator --config {config}"),
+            format!("{config}  start it: {}", self.start),
             format!(
                 "{admin}  the first admin: tailway token create --role agent --identity {admin}"
             ),
@@ -190,6 +196,7 @@ mod tests {
             cluster_id: &ClusterId("c".to_owned()),
             ca_sha256: tailway_net::pin::sha256(b"ca"),
             config: Path::new("/c.yaml"),
+            start: "tailway-coordinator --config /c.yaml".to_owned(),
             admin: Path::new("/admin"),
             ca: PathBuf::from("/data/ca"),
         };
