@@ -5,6 +5,7 @@
 
 #![allow(clippy::print_stderr, reason = "a command-line tool talks to its user on stderr")]
 
+mod dist;
 mod teeth;
 mod tidy;
 
@@ -109,6 +110,8 @@ enum Task {
     Footprint,
     /// Writes the man pages and the completions of bash, zsh and fish to DIR/man and DIR/completions, from the programs' own command lines.
     Docs { dir: PathBuf },
+    /// Makes the deb and rpm packages and the archive with its installer, in target/packages (needs dpkg, rpm, python3-venv).
+    Dist(dist::DistArgs),
 }
 
 #[derive(clap::Args)]
@@ -142,6 +145,7 @@ fn main() -> Result<ExitCode> {
         Task::ShortLives { args } => e2e(&root, "short-lives", args),
         Task::Footprint => e2e(&root, "footprint", Vec::new()),
         Task::Docs { dir } => docs(&root, &dir),
+        Task::Dist(args) => dist::run(&root, &args),
     }?;
     Ok(ExitCode::SUCCESS)
 }
