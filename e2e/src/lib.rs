@@ -16,6 +16,7 @@ pub mod hosts;
 pub mod kafka;
 pub mod kcat;
 pub mod lines;
+pub mod packages;
 pub mod peers;
 pub mod process;
 pub mod programs;

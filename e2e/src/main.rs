@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use tailway_e2e::checks::{self, footprint, hostile, power_cuts, short_lives};
 use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
+use tailway_e2e::packages;
 use tailway_e2e::peers::{self, send_loop};
 use tailway_e2e::sinks::{self, SinksArgs};
 use tailway_e2e::torture::{self, TortureArgs, writer::WriterArgs};
@@ -28,6 +29,8 @@ enum Group {
     Sinks(SinksArgs),
     /// Failing syscalls, power cuts, full disks.
     Root { words: Vec<String> },
+    /// Packages, installed by dpkg, rpm and the archive's own script.
+    Packages { words: Vec<String> },
     /// Mutated frames at a live broker.
     Hostile {
         #[arg(long, default_value_t = 100_000)]
@@ -65,6 +68,7 @@ fn main() -> Result<()> {
         Group::Filebeat => group::run(&checks::filebeat(), &[]),
         Group::Sinks(args) => sinks::run(&args),
         Group::Root { words } => group::run(&checks::root(), &words),
+        Group::Packages { words } => packages::run(&words),
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),
         Group::Torture(args) => torture::run(args),

@@ -45,6 +45,9 @@ enum Task {
     },
     /// Checks that need root or ptrace: failing syscalls, power cuts, full disks.
     E2eRoot(Filter),
+    /// Makes packages of the release build, installs, upgrades, takes back and removes them in a Debian of their own, and lets
+    /// lintian, rpmlint and shellcheck look at them (root, debootstrap, rpm, lintian, rpmlint, shellcheck, python3-venv).
+    Packages(Filter),
     /// Mutated frames at a live broker's socket.
     Hostile {
         /// How many frames to send.
@@ -129,6 +132,7 @@ fn main() -> Result<ExitCode> {
         Task::Filebeat => e2e(&root, "filebeat", Vec::new()),
         Task::Sinks { args } => e2e(&root, "sinks", args),
         Task::E2eRoot(filter) => e2e(&root, "root", filter.words),
+        Task::Packages(filter) => e2e(&root, "packages", filter.words),
         Task::Hostile { frames, seed } => e2e(
             &root,
             "hostile",

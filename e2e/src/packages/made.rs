@@ -1,0 +1,106 @@
+//! The packages under test, made once per run: an older and a newer version of the same programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+
+use crate::process::run;
+use crate::programs::repository;
+
+/// Compiling included, where nothing was compiled before.
+const PATIENCE: Duration = Duration::from_mins(20);
+
+/// One version of all packages.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) dir: PathBuf,
+    pub(super) version: &'static str,
+}
+
+#[derive(Debug)]
+struct Both {
+    older: Made,
+    newer: Made,
+}
+
+/// The version that is installed first.
+pub(super) fn older() -> Result<&'static Made> {
+    Ok(&both()?.older)
+}
+
+/// What it is upgraded to.
+pub(super) fn newer() -> Result<&'static Made> {
+    Ok(&both()?.newer)
+}
+
+fn both() -> Result<&'static Both> {
+    static BOTH: OnceLock<Result<Both, String>> = OnceLock::new();
+    BOTH.get_or_init(|| make().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("cannot make the packages: {error}"))
+}
+
+fn make() -> Result<Both> {
+    let older = dist("0.1.0+check1", &["--profile", "release"])?;
+    let programs = older.dir.join("staged/programs");
+    let programs = programs.to_str().context("the repository's path is not UTF-8")?;
+    let newer = dist("0.1.0+check2", &["--profile", "release", "--programs", programs])?;
+    Ok(Both { older, newer })
+}
+
+/// `cargo x dist`, as a user gives it.
+pub(super) fn dist(version: &'static str, args: &[&str]) -> Result<Made> {
+    dist_into(version, version, args)
+}
+
+/// The same into `target/packages-NAME`.
+pub(super) fn dist_into(name: &str, version: &'static str, args: &[&str]) -> Result<Made> {
+    let dir = repository().join(format!("target/packages-{name}"));
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command
+        .current_dir(repository())
+        .args(["run", "--quiet", "--locked", "-p", "xtask", "--", "dist"]);
+    command.args(["--version", version, "--out"]).arg(&dir).args(args);
+    run(&mut command, PATIENCE)?;
+    Ok(Made { dir, version })
+}
+
+impl Made {
+    /// The deb of `tailway` or `tailway-NAME`.
+    pub(super) fn deb(&self, package: &str) -> Result<PathBuf> {
+        self.file(&format!("{package}_{}_amd64.deb", self.version))
+    }
+
+    pub(super) fn rpm(&self, package: &str) -> Result<PathBuf> {
+        self.file(&format!("{package}-{}-1.x86_64.rpm", self.version))
+    }
+
+    pub(super) fn archive(&self) -> Result<PathBuf> {
+        self.file(&format!("tailway-{}-linux-x86_64.tar.gz", self.version))
+    }
+
+    fn file(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        ensure!(path.exists(), "cargo x dist made no {}", path.display());
+        Ok(path)
+    }
+}
+
+/// Names of all packages.
+pub(super) fn packages() -> Vec<String> {
+    let daemons = super::DAEMONS.iter().map(|daemon| format!("tailway-{daemon}"));
+    std::iter::once("tailway".to_owned()).chain(daemons).collect()
+}
+
+/// All packages of one version, by one of the functions above.
+pub(super) fn each(file: impl Fn(&str) -> Result<PathBuf>) -> Result<Vec<PathBuf>> {
+    packages().iter().map(|package| file(package)).collect()
+}
+
+/// The text of a path.
+pub(super) fn name(path: &Path) -> String {
+    path.display().to_string()
+}
