@@ -15,8 +15,8 @@ use tailway_client::{Client, ClientConfig};
 use tailway_daemon::config::common::{AdminConfig, LoggingConfig};
 use tailway_daemon::ready::Condition;
 use tailway_daemon::{
-    Certificates, Context, Daemon, Deadline, MetricsListener, Problems, StartError, Stragglers,
-    Tasks,
+    Certificates, Context, Daemon, Deadline, MetricsListener, Problems, Pulse, StartError,
+    Stragglers, Tasks,
 };
 use tailway_storage::{DirLock, Disk, FsDisk, OpenMode, StorageError, atomic_replace};
 use tokio::sync::watch;
@@ -125,7 +125,7 @@ impl Agent {
             let sampler = Sampler::new(metrics_config, sender.clone());
             let (client, clock, metrics) = (client.clone(), context.clock.clone(), metrics.clone());
             let task = |stop| sampler::run(sampler, client, clock, metrics, stop);
-            context.tasks.spawn("host metrics", task);
+            context.tasks.spawn_watched("host metrics", task);
         }
         let parts = Parts {
             config,
@@ -153,7 +153,7 @@ fn spawn_shipper(
 ) -> Result<watch::Receiver<Option<Result<(), String>>>, StartError> {
     let (end, ended) = watch::channel(None);
     let found = context.ready.condition("files", "the files to follow are being looked for");
-    start_driver(Shipper::new(parts), found, end)?;
+    start_driver(Shipper::new(parts), found, end, context.tasks.pulses().of("shipper"))?;
     let (mut watched, tasks) = (ended.clone(), context.tasks.clone());
     context.tasks.spawn("shipper", |mut stop| async move {
         // At a stop the shipper is asked by the agent itself.
@@ -170,7 +170,12 @@ fn spawn_shipper(
     Ok(ended)
 }
 
-fn start_driver(shipper: Shipper, found: Condition, end: End) -> Result<(), StartError> {
+fn start_driver(
+    shipper: Shipper,
+    found: Condition,
+    end: End,
+    pulse: Option<Pulse>,
+) -> Result<(), StartError> {
     let tell = move |result: Result<(), ShipError>| {
         end.send_replace(Some(result.map_err(|error| error.to_string())));
     };
@@ -188,7 +193,7 @@ fn start_driver(shipper: Shipper, found: Condition, end: End) -> Result<(), Star
         .stack_size(SHIPPER_STACK_BYTES)
         .spawn(move || {
             let _entered = runtime.enter();
-            tell(ship::drive(shipper, || found.holds()));
+            tell(ship::drive(shipper, || found.holds(), pulse));
         })
         .map_err(|cause| StartError::new("cannot start the shipper's thread").cause(cause))?;
     Ok(())

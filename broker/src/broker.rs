@@ -147,7 +147,7 @@ impl Broker {
             metrics: metrics.clone(),
             seed: incarnation.0.as_u64_pair().0,
         };
-        context.tasks.spawn("coordinator session", |stop| session.run(stop));
+        context.tasks.spawn_watched("coordinator session", |stop| session.run(stop));
         let storage = context.ready.condition("storage", "not looked at yet");
         context.tasks.spawn("health", |stop| health::watch(routes, metrics, storage, stop));
         context.tasks.spawn("producer ids", |stop| producer_ids.keep_spare(stop));
@@ -214,6 +214,7 @@ async fn open_partitions(
         retention_check_interval: config.log.retention_check_interval,
         producer_id_expiration: config.log.producer_id_expiration,
         disk_reserve: config.log.disk_reserve,
+        pulses: context.tasks.pulses().clone(),
     };
     Partitions::open(options).await.map_err(|error| {
         let dir = config.data_dir.display();

@@ -175,7 +175,7 @@ async fn start(
         metrics: metrics.clone(),
         tasks: context.tasks.clone(),
     };
-    context.tasks.spawn("controller", |stop| driver.run(stop));
+    context.tasks.spawn_watched("controller", |stop| driver.run(stop));
     watch_log(&node, &context.tasks);
     Server::start(listener, service, metrics, &context.tasks);
     tracing::info!(%address, data_dir = %config.data_dir.display(), "brokers may connect (mutual TLS)");

@@ -3,13 +3,23 @@
 //! Both do the same: a first scan, then a step whenever the inbox or the shipper's own calendar asks
 //! for one.
 
+use tailway_daemon::Pulse;
+
 use super::{ShipError, Shipper, Step};
 
-/// Drives the shipper until it is told to stop; `ready` is called after the first scan. Blocks.
-pub fn drive(mut shipper: Shipper, ready: impl FnOnce()) -> Result<(), ShipError> {
+/// Drives the shipper until it is told to stop; `ready` is called after the first scan. Blocks. Each step is a beat of the
+/// pulse, if there is one: they are never further apart than the shipper's housekeeping.
+pub fn drive(
+    mut shipper: Shipper,
+    ready: impl FnOnce(),
+    mut pulse: Option<Pulse>,
+) -> Result<(), ShipError> {
     shipper.start()?;
     ready();
     while let Step::Wait(patience) = shipper.step()? {
+        if let Some(pulse) = &mut pulse {
+            pulse.beat();
+        }
         shipper.inbox().wait(patience);
     }
     Ok(())

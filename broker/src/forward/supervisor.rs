@@ -79,7 +79,7 @@ impl Forwarders {
             lanes: BTreeMap::new(),
             tasks: context.tasks.group("forwarders"),
         };
-        context.tasks.spawn("forwarding", |stop| forwarders.run(stop));
+        context.tasks.spawn_watched("forwarding", |stop| forwarders.run(stop));
     }
 
     async fn run(mut self, mut stop: Stop) {

@@ -71,6 +71,7 @@ impl Node {
             retention_check_interval: Duration::from_mins(5),
             producer_id_expiration: Duration::from_hours(24),
             disk_reserve: 0,
+            pulses: tailway_daemon::Pulses::default(),
         };
         let partitions = Partitions::open(options).await.unwrap();
         let mut handles = Vec::new();

@@ -83,7 +83,7 @@ pub(super) fn spawn(tasks: &TaskGroup, options: ShardOptions) -> ShardDoor {
     let (given_up, resigned) = watch::channel(false);
     let (leader_epoch, handle) = (options.leader_epoch, options.handle.clone());
     let name = format!("groups of {}", handle.topic_partition());
-    tasks.spawn(name, |stop| async move {
+    tasks.spawn_watched(name, |stop| async move {
         run(options, messages, set_loaded, Until { stop, resigned }).await;
         set_ended.send_replace(true);
     });

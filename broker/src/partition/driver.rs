@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tailway_daemon::Stop;
 use tailway_daemon::clock::Clock;
 use tailway_storage::StorageError;
 use tailway_wire::record::Batch;
@@ -88,7 +89,8 @@ struct Flush {
 }
 
 impl Driver {
-    pub(super) async fn run(self) {
+    /// `attended` answers the watchdog; it ends by `Command::Close`.
+    pub(super) async fn run(self, attended: Stop) {
         let owner = Owner {
             parts: self,
             actions: Vec::new(),
@@ -99,16 +101,17 @@ impl Driver {
             flush: None,
             maintenance: Maintenance::default(),
         };
-        owner.run().await;
+        owner.run(attended).await;
     }
 }
 
 impl Owner {
-    async fn run(mut self) {
+    async fn run(mut self, mut attended: Stop) {
         let mut commands = Vec::new();
         loop {
             tokio::select! {
                 biased;
+                never = attended.attended() => match never {},
                 flushed = flushed(&mut self.flush) => self.flushed(flushed).await,
                 outcome = self.maintenance.finished() => self.maintained(outcome).await,
                 count = self.parts.commands.recv_many(&mut commands, COMMANDS_PER_GROUP),

@@ -68,7 +68,7 @@ impl Flusher {
             .with_crossover_max(tailway_faults::bound("broker.syncfs_from_files", u64::MAX));
         let crossover = Arc::new(AtomicUsize::new(groups.crossover().unwrap_or(NO_SYNCFS)));
         let work = Work { means, groups, running: Vec::new(), crossover: Arc::clone(&crossover) };
-        tasks.spawn("flusher", |stop| work.run(queue, stop));
+        tasks.spawn_watched("flusher", |stop| work.run(queue, stop));
         Self { requests, crossover }
     }
 

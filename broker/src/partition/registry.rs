@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tailway_daemon::Pulses;
 use tailway_daemon::clock::Clock;
 use tailway_daemon::tasks::{Deadline, Group, Stop, Tasks};
 use tailway_metadata::ids::{TopicId, TopicPartition};
@@ -44,6 +45,8 @@ pub struct PartitionsOptions {
     pub producer_id_expiration: Duration,
     /// Bytes that are held back on the disk for commits and deletions; a small disk holds less back.
     pub disk_reserve: u64,
+    /// By which the partitions' loops and the flusher are watched.
+    pub pulses: Pulses,
 }
 
 /// What recovery found in one partition.
@@ -108,7 +111,7 @@ impl Partitions {
         })
         .await?;
         let data_dir = checkpoints.data_dir().to_path_buf();
-        let tasks = Tasks::new();
+        let tasks = Tasks::watched_by(options.pulses.clone());
         let service = tasks.group("partition service");
         let owners = tasks.group("partitions");
         let ttl = options.producer_id_expiration.as_millis();
@@ -310,7 +313,7 @@ impl Partitions {
             // What was checked and synced need not be checked again.
             inner.checkpoints.mark_dirty();
         }
-        inner.owners.spawn(tp.to_string(), |_| driver.run());
+        inner.owners.spawn_watched(tp.to_string(), |stop| driver.run(stop));
         Ok(handle)
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use tailway_daemon::Pulses;
 use tailway_daemon::clock::Clock;
 use tailway_metadata::ids::{TopicId, TopicPartition};
 use tailway_metadata::time::WallMs;
@@ -63,6 +64,7 @@ pub(super) fn options(disk: Arc<dyn Disk>, clock: &Clock) -> PartitionsOptions {
         retention_check_interval: Duration::from_mins(5),
         producer_id_expiration: Duration::from_hours(24),
         disk_reserve: 0,
+        pulses: Pulses::default(),
     }
 }
 

@@ -89,7 +89,7 @@ impl Server {
                 connections_max: self.connections_max,
                 next_id: Arc::clone(&next_id),
             };
-            tasks.spawn(format!("listener {}", acceptor.name), |stop| acceptor.run(stop));
+            tasks.spawn_watched(format!("listener {}", acceptor.name), |stop| acceptor.run(stop));
         }
     }
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use tailway_daemon::Pulses;
 use tailway_daemon::{Clock, Deadline, Tasks};
 use tailway_metadata::broker::{Broker, Endpoint, SecurityProtocol};
 use tailway_metadata::control::FollowMetadataResponse;
@@ -101,6 +102,7 @@ impl TestBroker {
             retention_check_interval: Duration::from_mins(5),
             producer_id_expiration: Duration::from_hours(24),
             disk_reserve: 0,
+            pulses: Pulses::default(),
         })
         .await
         .unwrap();

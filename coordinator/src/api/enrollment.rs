@@ -40,7 +40,7 @@ impl Enrollment {
         let connections = tasks.group("enrollments");
         let guesses = Mutex::default();
         let enrollment = Arc::new(Enrollment { listener, service, guesses, connections });
-        tasks.spawn("enrollment listener", |stop| accept(enrollment, stop));
+        tasks.spawn_watched("enrollment listener", |stop| accept(enrollment, stop));
     }
 
     async fn serve(self: Arc<Enrollment>, incoming: Incoming, mut stop: Stop) {

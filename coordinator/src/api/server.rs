@@ -30,7 +30,7 @@ impl Server {
     pub fn start(listener: Listener, service: Service, metrics: CoordinatorMetrics, tasks: &Tasks) {
         let connections = tasks.group("connections");
         let server = Arc::new(Server { listener, service, metrics, connections });
-        tasks.spawn("listener", |stop| accept(server, stop));
+        tasks.spawn_watched("listener", |stop| accept(server, stop));
     }
 }
 

@@ -19,6 +19,7 @@ pub mod logging;
 pub mod metrics;
 pub mod metrics_listener;
 pub mod notify;
+pub mod pulse;
 pub mod ready;
 pub mod run;
 pub mod shutdown;
@@ -32,6 +33,8 @@ pub use daemon::{Context, Daemon, Runtime, StartError};
 pub use host::Hosted;
 pub use metrics_listener::MetricsListener;
 pub use run::{command, run_daemon};
+pub use pulse::{Pulse, Pulses};
+pub use run::run_daemon;
 pub use tasks::{Deadline, Stop, Stragglers, Tasks};
 
 /// Version and commit, as `--version` prints them: `0.1.0 (commit 0123456789ab)`.

@@ -53,6 +53,19 @@ impl Ready {
         drop(changes.wait_for(all_hold).await);
     }
 
+    /// In one line, for people: that it is ready, or why not.
+    pub fn line(&self) -> String {
+        line(&self.conditions.borrow())
+    }
+
+    /// Returns the line as soon as it is another one than this.
+    pub async fn line_other_than(&self, said: &str) -> String {
+        let mut changes = self.conditions.subscribe();
+        // The sender lives in `self`, so waiting cannot fail.
+        drop(changes.wait_for(|conditions| line(conditions) != said).await);
+        self.line()
+    }
+
     /// What `/readyz` answers.
     pub fn json(&self) -> Value {
         let conditions = self.conditions.borrow();
@@ -66,6 +79,15 @@ impl Ready {
 
 fn all_hold(conditions: &Conditions) -> bool {
     !conditions.is_empty() && conditions.values().all(Option::is_none)
+}
+
+fn line(conditions: &Conditions) -> String {
+    if all_hold(conditions) {
+        return "ready".to_owned();
+    }
+    let reasons = reasons(conditions).into_iter().map(|(name, reason)| format!("{name}: {reason}"));
+    let reasons = reasons.collect::<Vec<_>>().join("; ");
+    if reasons.is_empty() { "starting".to_owned() } else { format!("not ready: {reasons}") }
 }
 
 fn reasons(conditions: &Conditions) -> Vec<(&'static str, String)> {
@@ -152,8 +174,10 @@ mod tests {
         let log = ready.condition("log", "recovering 3 partitions");
         raft.holds();
         assert_eq!(ready.reasons(), vec![("log", "recovering 3 partitions".to_owned())]);
+        assert_eq!(ready.line(), "not ready: log: recovering 3 partitions");
         log.holds();
         ready.wait().await;
+        assert_eq!(ready.line_other_than("starting").await, "ready");
         assert_eq!(ready.json(), json!({"ready": true, "reasons": {}}));
         raft.not_yet("lost the leader");
         assert_eq!(ready.json(), json!({"ready": false, "reasons": {"raft": "lost the leader"}}));

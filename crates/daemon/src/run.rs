@@ -3,6 +3,7 @@
 //! Order: arguments -> configuration (all problems, exit 78) -> logging -> runtime -> admin port -> start -> READY ->
 //! signal or failure -> STOPPING -> stop within `STOP_DEADLINE` -> exit. The second signal ends the process at once.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,6 +24,10 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const WORKER_STACK_BYTES: usize = 512 << 10;
 /// Threads for blocking calls (file IO, DNS); they end after ten idle seconds.
 const BLOCKING_THREADS_MAX: usize = 16;
+/// While its data is opened, which may take long, a program asks for so much more time, three times as often.
+const START_EXTENSION: Duration = Duration::from_mins(1);
+/// Up to here.
+const START_MAX: Duration = Duration::from_mins(30);
 
 /// `main` of the three daemons: `fn main() -> ExitCode { run_daemon::<Broker>(std::env::args_os()) }`.
 pub fn run_daemon<D: Daemon>(args: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -142,6 +147,9 @@ async fn live<D: Daemon>(config: D::Config) -> Exit {
         }
     };
     let notify = Notify::from_env();
+    if notify.watchdog_interval().is_some() {
+        context.tasks.pulses().watch();
+    }
     tracing::info!(
         program = D::NAME,
         version = crate::VERSION,
@@ -155,7 +163,7 @@ async fn live<D: Daemon>(config: D::Config) -> Exit {
             let deadline = Deadline::after(STOP_DEADLINE);
             return told(context.tasks.stop(deadline).await);
         }
-        started = Hosted::<D>::start(config, context.clone()) => started,
+        started = opened(&notify, Hosted::<D>::start(config, context.clone())) => started,
     };
     let hosted = match started {
         Ok(hosted) => hosted,
@@ -165,40 +173,111 @@ async fn live<D: Daemon>(config: D::Config) -> Exit {
         }
     };
     tracing::info!(program = D::NAME, admin = %hosted.admin(), "started");
-    let cause = serve(&context, &notify, &mut signals).await;
-    notify.stopping();
+    let end = serve(&context, &notify, &mut signals).await;
+    notify.stopping(end.why());
     signals.exit_on_next();
-    let exit = told(hosted.stop(Deadline::after(STOP_DEADLINE)).await);
-    if let Some(cause) = cause {
+    let exit = told(fed(&notify, hosted.stop(Deadline::after(STOP_DEADLINE))).await);
+    if let End::Failed(cause) = end {
         tracing::error!(program = D::NAME, cause, "stopped because it could not go on");
         return context.tasks.exit();
     }
     exit
 }
 
-/// Until a signal (`None`) or a failure (its cause).
-async fn serve(context: &Context, notify: &Notify, signals: &mut Signals) -> Option<String> {
+/// Awaits a start, and asks for more time while it lasts.
+async fn opened<F: Future>(notify: &Notify, start: F) -> F::Output {
+    let mut asks = tokio::time::interval(START_EXTENSION / 3);
+    let (mut start, until) = (std::pin::pin!(start), Deadline::after(START_MAX));
+    loop {
+        tokio::select! {
+            biased;
+            started = &mut start => return started,
+            _ = asks.tick(), if notify.is_heard() && !until.remaining().is_zero() => {
+                notify.starting("opening its data", START_EXTENSION);
+            }
+        }
+    }
+}
+
+/// Awaits a stop, which has a deadline of its own, and keeps the watchdog quiet meanwhile.
+async fn fed<F: Future>(notify: &Notify, stop: F) -> F::Output {
+    let Some(interval) = notify.watchdog_interval() else { return stop.await };
+    let (mut feed, mut stop) = (tokio::time::interval(interval), std::pin::pin!(stop));
+    loop {
+        tokio::select! {
+            biased;
+            stopped = &mut stop => return stopped,
+            _ = feed.tick() => notify.watchdog(),
+        }
+    }
+}
+
+/// Why a program stops.
+enum End {
+    /// It was told to, by this signal.
+    Signal(&'static str),
+    /// It cannot go on, for this cause.
+    Failed(String),
+}
+
+impl End {
+    fn why(&self) -> &str {
+        match self {
+            End::Signal(signal) => signal,
+            End::Failed(cause) => cause,
+        }
+    }
+}
+
+/// Until a signal or a failure.
+async fn serve(context: &Context, notify: &Notify, signals: &mut Signals) -> End {
+    tokio::select! {
+        biased;
+        signal = signals.next() => {
+            tracing::info!(signal, "stopping");
+            End::Signal(signal)
+        }
+        cause = context.tasks.failed() => End::Failed(cause),
+        never = tell_systemd(context, notify) => match never {},
+    }
+}
+
+/// READY once it is ready, then what it says of itself when that changes, and that its main loops turn.
+async fn tell_systemd(context: &Context, notify: &Notify) -> Infallible {
     // Without a watchdog nothing wakes up here.
     let watchdog = notify.watchdog_interval();
     let mut feed = tokio::time::interval(watchdog.unwrap_or(STOP_DEADLINE));
     feed.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut told_ready = false;
+    let (mut told_ready, mut said) = (false, String::new());
     loop {
         tokio::select! {
             biased;
-            signal = signals.next() => {
-                tracing::info!(signal, "stopping");
-                return None;
+            line = context.ready.line_other_than(&said) => {
+                notify.status(&line);
+                said = line;
             }
-            cause = context.tasks.failed() => return Some(cause),
             () = context.ready.wait(), if !told_ready => {
                 told_ready = true;
                 tracing::info!(after_ms = context.clock.mono().as_millis(), "ready");
                 notify.ready();
             }
-            _ = feed.tick(), if watchdog.is_some() => notify.watchdog(),
+            _ = feed.tick(), if watchdog.is_some() => feed_watchdog(context, notify),
         }
     }
+}
+
+fn feed_watchdog(context: &Context, notify: &Notify) {
+    let late = context.tasks.pulses().ask();
+    if late.is_empty() {
+        notify.watchdog();
+        return;
+    }
+    let (loops, count) = (late.iter().take(5).cloned().collect::<Vec<_>>().join(", "), late.len());
+    tracing::error!(
+        loops,
+        count,
+        "main loops do not answer; the watchdog is not fed, and will end this process if they stay away"
+    );
 }
 
 fn told(stopped: Result<(), Stragglers>) -> Exit {
@@ -216,6 +295,7 @@ fn told(stopped: Result<(), Stragglers>) -> Exit {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
     use std::path::Path;
 
     use super::*;
@@ -252,6 +332,54 @@ mod tests {
         async fn stop(self, _: Deadline) -> Result<(), Stragglers> {
             Ok(())
         }
+    }
+
+    /// What arrives at the socket within this time, as a list of datagrams.
+    fn heard(socket: &UnixDatagram, within: Duration) -> Vec<String> {
+        socket.set_read_timeout(Some(within)).unwrap();
+        let mut buffer = [0; 500];
+        let next = || socket.recv(&mut buffer).ok().map(|length| buffer[..length].to_vec());
+        let texts = std::iter::from_fn(next).map(|bytes| String::from_utf8(bytes).unwrap());
+        texts.take(50).collect()
+    }
+
+    /// The loops run on a runtime of their own, where a thread may be stopped without stopping this test.
+    #[test]
+    fn the_watchdog_starves_when_a_main_loop_hangs_and_not_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+        // Fed every 5 ms.
+        let limit = Duration::from_millis(20);
+        let notify = Notify::to(&dir.path().join("notify"), Some(limit)).unwrap();
+        let context = Context::default();
+        context.tasks.pulses().watch();
+        let runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = { runtime }.worker_threads(2).enable_all().build().unwrap();
+        let (hang, hangs) = std::sync::mpsc::channel::<()>();
+        let (wake, woken) = tokio::sync::oneshot::channel::<()>();
+        runtime.block_on(async {
+            context.tasks.spawn_watched("stuck", |mut stop| async move {
+                stop.unless(woken).await;
+                // As a write to a disk that does not answer.
+                hangs.recv().ok();
+                stop.requested().await;
+            });
+            context.tasks.spawn_watched("idle", |mut stop| async move { stop.requested().await });
+            let told = context.clone();
+            tailway_runtime::spawn(async move { match tell_systemd(&told, &notify).await {} });
+        });
+        context.ready.condition("data", "2 of 3 logs are open").holds();
+        let said = heard(&socket, Duration::from_secs(5));
+        for expected in ["READY=1\nSTATUS=ready", "WATCHDOG=1"] {
+            assert!(said.iter().any(|line| line == expected), "{expected} is not in {said:?}");
+        }
+        wake.send(()).unwrap();
+        // What was sent before it hung, and then nothing for many times the interval.
+        let starved = (0..200).any(|_| heard(&socket, limit * 10).is_empty());
+        assert!(starved, "the watchdog is fed although a loop hangs");
+        hang.send(()).unwrap();
+        assert_eq!(heard(&socket, Duration::from_secs(5))[0], "WATCHDOG=1", "it turns again");
+        runtime.shutdown_background();
     }
 
     fn code(args: &[&str]) -> String {

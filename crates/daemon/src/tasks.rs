@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::exit::Exit;
+use crate::pulse::{Pulse, Pulses};
 
 /// A point in time by which something has ended.
 #[derive(Clone, Copy, Debug)]
@@ -42,16 +44,39 @@ impl Deadline {
 }
 
 /// Told to a task when it should end. Clones are told together.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Stop {
     told: watch::Receiver<bool>,
+    /// Of a main loop: whoever waits for the end answers that the loop turns.
+    pulse: Option<Pulse>,
+}
+
+/// The pulse stays with the loop itself: a clone that waits elsewhere says nothing about it.
+impl Clone for Stop {
+    fn clone(&self) -> Stop {
+        Stop { told: self.told.clone(), pulse: None }
+    }
 }
 
 impl Stop {
     /// Returns when it is time to end. Cancel-safe: made for `select!`, first and `biased`.
     pub async fn requested(&mut self) {
         // An error means that the `Tasks` is gone: as good as told.
-        drop(self.told.wait_for(|told| *told).await);
+        let told = async { drop(self.told.wait_for(|told| *told).await) };
+        let Some(pulse) = &mut self.pulse else { return told.await };
+        tokio::select! {
+            biased;
+            () = told => {}
+            never = pulse.attend() => match never {},
+        }
+    }
+
+    /// For a main loop that ends by other means: answers that it turns, and never returns. Cancel-safe.
+    pub async fn attended(&mut self) -> Infallible {
+        match &mut self.pulse {
+            Some(pulse) => pulse.attend().await,
+            None => std::future::pending().await,
+        }
     }
 
     pub fn is_requested(&self) -> bool {
@@ -70,7 +95,7 @@ impl Stop {
     /// For tests: a stop and the handle that tells it.
     pub fn pair() -> (StopHandle, Stop) {
         let (tell, told) = watch::channel(false);
-        (StopHandle(tell), Stop { told })
+        (StopHandle(tell), Stop { told, pulse: None })
     }
 }
 
@@ -111,6 +136,7 @@ impl Stragglers {
 #[derive(Clone, Debug, Default)]
 pub struct Tasks {
     shared: Arc<Shared>,
+    pulses: Pulses,
 }
 
 #[derive(Debug)]
@@ -142,6 +168,25 @@ impl Tasks {
         Tasks::default()
     }
 
+    /// Tasks that are stopped apart from others of the program, with their main loops among all of its main loops.
+    pub fn watched_by(pulses: Pulses) -> Tasks {
+        Tasks { shared: Arc::default(), pulses }
+    }
+
+    /// The pulses of the main loops.
+    pub fn pulses(&self) -> &Pulses {
+        &self.pulses
+    }
+
+    /// Starts a main loop in a group of its own: the watchdog is fed only while it answers, by waiting for its [`Stop`].
+    pub fn spawn_watched<F>(&self, name: impl Into<Cow<'static, str>>, task: impl FnOnce(Stop) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let name = name.into();
+        self.group(name.clone()).spawn_watched(name, task);
+    }
+
     /// Starts one task in a group of its own.
     pub fn spawn<F>(&self, name: impl Into<Cow<'static, str>>, task: impl FnOnce(Stop) -> F)
     where
@@ -154,7 +199,8 @@ impl Tasks {
     /// A group whose tasks come and go (connections, partitions) and are stopped together, at this place in the order.
     pub fn group(&self, name: impl Into<Cow<'static, str>>) -> Group {
         let mut state = self.lock();
-        let group = Group::new(name.into(), Arc::downgrade(&self.shared));
+        let owner = Arc::downgrade(&self.shared);
+        let group = Group::new(name.into(), owner, self.pulses.clone());
         if state.stopped {
             group.close();
         } else {
@@ -248,6 +294,7 @@ struct GroupInner {
     tasks: Mutex<GroupTasks>,
     idle: Notify,
     owner: std::sync::Weak<Shared>,
+    pulses: Pulses,
 }
 
 #[derive(Debug, Default)]
@@ -257,7 +304,7 @@ struct GroupTasks {
 }
 
 impl Group {
-    fn new(name: Cow<'static, str>, owner: std::sync::Weak<Shared>) -> Group {
+    fn new(name: Cow<'static, str>, owner: std::sync::Weak<Shared>, pulses: Pulses) -> Group {
         Group {
             inner: Arc::new(GroupInner {
                 name,
@@ -265,6 +312,7 @@ impl Group {
                 tasks: Mutex::default(),
                 idle: Notify::new(),
                 owner,
+                pulses,
             }),
         }
     }
@@ -274,8 +322,24 @@ impl Group {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.start(name.into(), None, task);
+    }
+
+    /// The same for a main loop: the watchdog is fed only while it answers, by waiting for its [`Stop`].
+    pub fn spawn_watched<F>(&self, name: impl Into<Cow<'static, str>>, task: impl FnOnce(Stop) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
         let name = name.into();
-        let stop = Stop { told: self.inner.tell.subscribe() };
+        let pulse = self.inner.pulses.of(name.clone());
+        self.start(name, pulse, task);
+    }
+
+    fn start<F>(&self, name: Cow<'static, str>, pulse: Option<Pulse>, task: impl FnOnce(Stop) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let stop = Stop { told: self.inner.tell.subscribe(), pulse };
         let mut tasks = self.lock();
         if *self.inner.tell.borrow() {
             return;
@@ -448,5 +512,30 @@ mod tests {
         drop(tell);
         stop.requested().await;
         assert!(stop.is_requested());
+    }
+
+    #[tokio::test]
+    async fn a_main_loop_is_heard_where_it_waits_and_missed_where_it_hangs() {
+        let tasks = Tasks::new();
+        tasks.pulses().watch();
+        let (event, comes) = tokio::sync::oneshot::channel::<()>();
+        let work = tasks.group("work");
+        work.spawn_watched("worker", |mut stop| async move {
+            // A wait for an event as in every loop, and then one in which nobody is asked for.
+            let _came = stop.unless(comes).await;
+            std::future::pending::<()>().await;
+        });
+        let others = Tasks::watched_by(tasks.pulses().clone());
+        let task = |mut stop: Stop| async move { match stop.attended().await {} };
+        others.spawn_watched("elsewhere", task);
+        for _ in 0..3 {
+            tokio::task::yield_now().await;
+            assert_eq!(tasks.pulses().ask(), Vec::<String>::new());
+        }
+        event.send(()).unwrap();
+        tokio::task::yield_now().await;
+        tasks.pulses().ask();
+        tokio::task::yield_now().await;
+        assert_eq!(tasks.pulses().ask(), ["worker"]);
     }
 }

@@ -27,6 +27,8 @@ pub enum Teeth {
     Abort,
     /// Panics there, with what it was doing on the stack.
     Panic,
+    /// Holds the thread there for ever, as a disk does that does not answer.
+    Stall,
 }
 
 #[derive(Debug, Default)]
@@ -106,7 +108,7 @@ pub fn bound(name: &'static str, value: u64) -> u64 {
 /// If there is no such point.
 pub fn crash(point: &'static str) {
     assert!(CRASHES.contains(&point), "there is no crash point `{point}`; there are {CRASHES:?}");
-    // Nothing but an end can be armed here.
+    // Nothing but an end or a stall can be armed here.
     check(point).ok();
 }
 
@@ -147,6 +149,13 @@ pub fn check(point: &'static str) -> io::Result<()> {
             drop(armed);
             panic!("panic at the armed point {point}")
         }
+        Teeth::Stall => {
+            drop(armed);
+            writeln!(io::stderr(), "stall at the armed point {point}").ok();
+            loop {
+                std::thread::park();
+            }
+        }
     }
 }
 
@@ -162,7 +171,7 @@ fn among(list: &[&'static str], what: &str, name: &str) -> Result<&'static str, 
 
 /// The point that is meant, if it can have these teeth.
 fn known(point: &str, teeth: Teeth) -> Result<&'static str, String> {
-    if teeth != Teeth::Abort {
+    if !matches!(teeth, Teeth::Abort | Teeth::Stall) {
         return among(POINTS, "fault point", point);
     }
     let bare = point.strip_suffix(".before").unwrap_or(point);
@@ -181,9 +190,10 @@ fn parse(text: &str, teeth: Option<Teeth>) -> Result<Vec<(&'static str, u64, Tee
             ([point, nth, "full"], None) => (point, nth, Teeth::Full),
             ([point, nth, "abort"], None) => (point, nth, Teeth::Abort),
             ([point, nth, "panic"], None) => (point, nth, Teeth::Panic),
+            ([point, nth, "stall"], None) => (point, nth, Teeth::Stall),
             (_, Some(_)) => return Err(format!("`{item}` is not point:nth")),
             (_, None) => {
-                return Err(format!("`{item}` is not point:nth:error|once|full|abort|panic"));
+                return Err(format!("`{item}` is not point:nth:error|once|full|abort|panic|stall"));
             }
         };
         let nth = nth.parse().map_err(|_| format!("`{nth}` is not a number in `{item}`"))?;
@@ -235,11 +245,15 @@ mod tests {
     #[test]
     fn the_variable_is_parsed_or_refused() {
         assert_eq!(
-            parse("storage.write:2:full,storage.sync_data:1:abort,storage.write:3:panic", None),
+            parse(
+                "storage.write:2:full,storage.sync_data:1:abort,storage.write:3:panic,agent.plan.after:1:stall",
+                None
+            ),
             Ok(vec![
                 ("storage.write", 2, Teeth::Full),
                 ("storage.sync_data", 1, Teeth::Abort),
-                ("storage.write", 3, Teeth::Panic)
+                ("storage.write", 3, Teeth::Panic),
+                ("agent.plan.after", 1, Teeth::Stall)
             ])
         );
         for bad in [

@@ -4,7 +4,8 @@
 //! Without the feature `faults` both are empty inline functions. With it, points are armed by the environment, read once,
 //! or by `arm` in a test:
 //! `TAILWAY_FAULTS=storage.sync_data:3:error` fails the third hit and every one after it (`once`: only that one; `full`:
-//! with "no space left"), `storage.rename:1:abort` ends the process there, as a crash would, `storage.write:1:panic` by a panic. Commas separate several.
+//! with "no space left"), `storage.rename:1:abort` ends the process there, as a crash would, `storage.write:1:panic` by a panic,
+//! `agent.plan.after:1:stall` holds its thread there for ever. Commas separate several.
 //! `TAILWAY_CRASH_AT=storage.write.after:3` is the short form for crashes, `TAILWAY_PLANT=NAME` plants a bug, and
 //! `TAILWAY_BOUNDS=NAME:VALUE` makes a bound small, so that a test reaches it.
 //! Invariant: a name that is not in a list here is refused, so that a renamed one cannot pass unnoticed.
