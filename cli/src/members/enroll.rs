@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::EnrollArgs;
 use super::identity::{HostPortText, Identity, Papers, host_name};
 use super::init::write_yaml;
+use super::owner::{Owner, start_command};
 use crate::output::{Output, complain, moment, quoted, span};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -97,6 +98,10 @@ pub(super) async fn run(args: EnrollArgs, output: Output) -> Result<Exit> {
     };
     place.papers.write(&made.key_pem, &enrolled.certificate_pem, &enrolled.ca_pem, &identity)?;
     place.write_config(&args, &identity, &coordinator, &enrolled)?;
+    if let Some(owner) = place.owner {
+        owner.take(&place.state, &[&place.papers.dir])?;
+        place.config.iter().try_for_each(|config| owner.may_read(config))?;
+    }
     place.tell(&identity, &enrolled, output)?;
     Ok(Exit::Ok)
 }
@@ -151,6 +156,8 @@ struct Place {
     papers: Papers,
     /// `None` for those that have no configuration of ours.
     config: Option<PathBuf>,
+    /// The service that the state directory was made for.
+    owner: Option<Owner>,
 }
 
 impl Place {
@@ -172,7 +179,8 @@ impl Place {
                 .clone()
                 .unwrap_or_else(|| Path::new("/etc/tailway").join(format!("{role}.yaml")))
         });
-        Ok(Place { role, state, papers, config })
+        let owner = Owner::of(role, &state);
+        Ok(Place { role, state, papers, config, owner })
     }
 
     fn prepare(&self) -> Result<()> {
@@ -277,10 +285,7 @@ impl Place {
             not_after: moment(issued.not_after),
             tls: &self.papers.dir,
             config: self.config.as_deref(),
-            start: self.config.as_ref().map(|config| {
-                let config = quoted(&config.display().to_string());
-                format!("tailway-{} --config {config}", self.role)
-            }),
+            start: self.config.as_ref().map(|config| start_command(self.role, config, self.owner)),
         };
         output.whole(&member, Member::lines)?;
         match &self.config {

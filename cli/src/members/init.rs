@@ -20,6 +20,7 @@ use tailway_storage::{Disk, FsDisk, atomic_replace};
 
 use super::InitArgs;
 use super::identity::{HostPortText, Identity, Papers, host_name};
+use super::owner::{Owner, start_command};
 use crate::output::{Output, complain, quoted};
 
 /// Names that every host has for itself, so that its own tools reach it.
@@ -68,6 +69,7 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit> {
         );
     }
     let data_dir = std::path::absolute(&args.data_dir)?;
+    let owner = Owner::of(Role::Coordinator, &data_dir);
     let (server, admin) = (Papers::of_daemon(&data_dir.join("tls"))?, Papers::in_dir(&args.admin)?);
     server.prepare()?;
     admin.prepare()?;
@@ -86,7 +88,11 @@ pub(super) fn run(args: &InitArgs, output: Output) -> Result<Exit> {
         sign(&authority, &cluster_id, issued, papers, &coordinator)?;
     }
     write_config(args, &cluster_id, &data_dir, &server)?;
-    tell(args, &cluster_id, &authority, output)?;
+    if let Some(owner) = owner {
+        owner.take(&data_dir, &[&server.dir, &dir])?;
+        owner.may_read(&args.config)?;
+    }
+    tell(args, &cluster_id, &authority, owner, output)?;
     Ok(Exit::Ok)
 }
 
@@ -155,16 +161,14 @@ fn tell(
     args: &InitArgs,
     cluster_id: &ClusterId,
     authority: &Authority,
+    owner: Option<Owner>,
     output: Output,
 ) -> Result<()> {
     let made = Made {
         cluster_id,
         ca_sha256: authority.sha256(),
         config: &args.config,
-        start: format!(
-            "tailway-coordinator --config {}",
-            quoted(&args.config.display().to_string())
-        ),
+        start: start_command(Role::Coordinator, &args.config, owner),
         admin: &args.admin,
         ca: args.data_dir.join(authority::DIR),
     };

@@ -10,6 +10,7 @@ pub(crate) mod client_config;
 mod enroll;
 pub(crate) mod identity;
 mod init;
+mod owner;
 mod pkcs12;
 mod token;
 

@@ -32,9 +32,8 @@ pub use config::Problems;
 pub use daemon::{Context, Daemon, Runtime, StartError};
 pub use host::Hosted;
 pub use metrics_listener::MetricsListener;
-pub use run::{command, run_daemon};
 pub use pulse::{Pulse, Pulses};
-pub use run::run_daemon;
+pub use run::{command, run_daemon};
 pub use tasks::{Deadline, Stop, Stragglers, Tasks};
 
 /// Version and commit, as `--version` prints them: `0.1.0 (commit 0123456789ab)`.
