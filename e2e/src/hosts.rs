@@ -142,6 +142,11 @@ impl Host {
         self.dir.join("var-lib").join(file)
     }
 
+    /// Its network namespace, as `ip netns` calls it.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// A folder for what belongs to the host and to nothing of ours.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -1,7 +1,7 @@
 //! Real programs on loopback, and what they did judged by software that nobody here wrote.
 //!
 //! `programs` builds what users install, `process` and `deployment` run it, `hosts` and `cluster` do so on several hosts of one
-//! network, `lines` writes numbered log lines under it, `tls` and `forgery` are whom nobody should trust, and `kcat`, `kafka` and
+//! network, `installs` boots such hosts with systemd, `lines` writes numbered log lines under it, `tls` and `forgery` are whom nobody should trust, and `kcat`, `kafka` and
 //! `python` are the foreign witnesses. Tests in `tests/` need none of those and run in `cargo test`; the named groups in `main.rs`
 //! need them and fail, naming the package, where one is missing.
 
@@ -13,6 +13,7 @@ pub mod forgery;
 pub mod group;
 pub mod histories;
 pub mod hosts;
+pub mod installs;
 pub mod kafka;
 pub mod kcat;
 pub mod lines;

@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 use tailway_e2e::checks::{self, footprint, hostile, power_cuts, short_lives};
 use tailway_e2e::crash_points::{self, CrashPointsArgs};
 use tailway_e2e::group;
+use tailway_e2e::installs;
 use tailway_e2e::packages;
 use tailway_e2e::peers::{self, send_loop};
 use tailway_e2e::sinks::{self, SinksArgs};
@@ -31,6 +32,8 @@ enum Group {
     Root { words: Vec<String> },
     /// Packages, installed by dpkg, rpm and the archive's own script.
     Packages { words: Vec<String> },
+    /// Booted hosts with the units, and the quick start.
+    Installs { words: Vec<String> },
     /// Mutated frames at a live broker.
     Hostile {
         #[arg(long, default_value_t = 100_000)]
@@ -69,6 +72,7 @@ fn main() -> Result<()> {
         Group::Sinks(args) => sinks::run(&args),
         Group::Root { words } => group::run(&checks::root(), &words),
         Group::Packages { words } => packages::run(&words),
+        Group::Installs { words } => installs::run(&words),
         Group::Hostile { frames, seed } => hostile::run(frames, seed),
         Group::Footprint => footprint::print(),
         Group::Torture(args) => torture::run(args),

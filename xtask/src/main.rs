@@ -48,6 +48,8 @@ enum Task {
     /// Makes packages of the release build, installs, upgrades, takes back and removes them in a Debian of their own, and lets
     /// lintian, rpmlint and shellcheck look at them (root, debootstrap, rpm, lintian, rpmlint, shellcheck, python3-venv).
     Packages(Filter),
+    /// Hosts booted with systemd, the units unaltered, and the quick start as it is written (root, debootstrap, iproute2).
+    Installs(Filter),
     /// Mutated frames at a live broker's socket.
     Hostile {
         /// How many frames to send.
@@ -133,6 +135,7 @@ fn main() -> Result<ExitCode> {
         Task::Sinks { args } => e2e(&root, "sinks", args),
         Task::E2eRoot(filter) => e2e(&root, "root", filter.words),
         Task::Packages(filter) => e2e(&root, "packages", filter.words),
+        Task::Installs(filter) => e2e(&root, "installs", filter.words),
         Task::Hostile { frames, seed } => e2e(
             &root,
             "hostile",
