@@ -209,6 +209,14 @@ pub(super) fn let_the_agent_read_its_host() -> Result<()> {
     for set in metric_sets()? {
         appliance.await_in("metrics", &format!("\"dataset\":\"system.{set}\""))?;
     }
+    // It was a sandbox: what the agent sees of the host is read-only, root or not, and it is neither.
+    let pid = host.property("tailway-agent", "MainPID")?;
+    let inside = format!("nsenter --target {pid} --mount touch /etc/written-from-the-sandbox");
+    let written = host.output("bash", &["-c", &inside])?;
+    let refusal = String::from_utf8_lossy(&written.stderr).into_owned();
+    ensure!(refusal.contains("Read-only file system"), "there is no sandbox: {refusal:?}");
+    let user = host.shell(&format!("stat --format=%U /proc/{pid}"))?;
+    ensure!(user.trim() == "tailway-agent", "the agent runs as {user}");
     let said = host.journal("tailway-agent")?;
     ensure!(!said.contains(" WARN ") && !said.contains("ERROR"), "the agent complains:\n{said}");
     Ok(())
