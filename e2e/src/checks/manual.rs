@@ -38,6 +38,7 @@ fn pages() -> Result<()> {
         let mut man = Command::new("man");
         man.env("MANWIDTH", "80").env("LC_ALL", "C.UTF-8").args([
             "--warnings",
+            "--no-justification",
             "-E",
             "UTF-8",
             "-l",
