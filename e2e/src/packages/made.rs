@@ -15,40 +15,34 @@ const PATIENCE: Duration = Duration::from_mins(20);
 
 /// One version of all packages.
 #[derive(Debug)]
-pub(super) struct Made {
+pub(crate) struct Made {
     pub(super) dir: PathBuf,
     pub(super) version: &'static str,
 }
 
-#[derive(Debug)]
-struct Both {
-    older: Made,
-    newer: Made,
-}
-
 /// The version that is installed first.
-pub(super) fn older() -> Result<&'static Made> {
-    Ok(&both()?.older)
+pub(crate) fn older() -> Result<&'static Made> {
+    static OLDER: OnceLock<Result<Made, String>> = OnceLock::new();
+    made(&OLDER, || dist("0.1.0+check1", &["--profile", "release"]))
 }
 
 /// What it is upgraded to.
 pub(super) fn newer() -> Result<&'static Made> {
-    Ok(&both()?.newer)
+    static NEWER: OnceLock<Result<Made, String>> = OnceLock::new();
+    made(&NEWER, || {
+        let programs = older()?.dir.join("staged/programs");
+        let programs = programs.to_str().context("the repository's path is not UTF-8")?;
+        dist("0.1.0+check2", &["--profile", "release", "--programs", programs])
+    })
 }
 
-fn both() -> Result<&'static Both> {
-    static BOTH: OnceLock<Result<Both, String>> = OnceLock::new();
-    BOTH.get_or_init(|| make().map_err(|error| format!("{error:#}")))
+fn made(
+    once: &'static OnceLock<Result<Made, String>>,
+    make: impl FnOnce() -> Result<Made>,
+) -> Result<&'static Made> {
+    once.get_or_init(|| make().map_err(|error| format!("{error:#}")))
         .as_ref()
         .map_err(|error| anyhow!("cannot make the packages: {error}"))
-}
-
-fn make() -> Result<Both> {
-    let older = dist("0.1.0+check1", &["--profile", "release"])?;
-    let programs = older.dir.join("staged/programs");
-    let programs = programs.to_str().context("the repository's path is not UTF-8")?;
-    let newer = dist("0.1.0+check2", &["--profile", "release", "--programs", programs])?;
-    Ok(Both { older, newer })
 }
 
 /// `cargo x dist`, as a user gives it.
@@ -70,7 +64,7 @@ pub(super) fn dist_into(name: &str, version: &'static str, args: &[&str]) -> Res
 
 impl Made {
     /// The deb of `tailway` or `tailway-NAME`.
-    pub(super) fn deb(&self, package: &str) -> Result<PathBuf> {
+    pub(crate) fn deb(&self, package: &str) -> Result<PathBuf> {
         self.file(&format!("{package}_{}_amd64.deb", self.version))
     }
 

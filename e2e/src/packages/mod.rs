@@ -6,7 +6,7 @@
 mod archive;
 mod deb;
 mod files;
-mod made;
+pub(crate) mod made;
 mod rpm;
 mod system;
 
