@@ -55,8 +55,8 @@ const TEETH: &[(&str, Bite)] = &[
     (
         "agent.expired_producer_resent",
         Test {
-            package: "tailway-agent",
-            name: "output::resolve::tests::what_the_leader_does_not_remember_is_scanned_for",
+            package: "tailway-client",
+            name: "resolve::tests::what_the_leader_does_not_remember_is_scanned_for",
         },
     ),
     (
@@ -386,6 +386,8 @@ fn table(root: &Path, rows: &[(String, String)]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     /// Every bug of the list is hunted by the simulation, or has a tooth. That it is found is what the command shows.
@@ -403,6 +405,24 @@ mod tests {
             .into_iter()
             .filter(|bug| !hunted(bug) && !TEETH.iter().any(|(of, _)| of == bug));
         assert_eq!(toothless.collect::<Vec<_>>(), Vec::<String>::new());
+    }
+
+    /// A test that was renamed or moved to another package would end the command only after an hour of others.
+    #[test]
+    fn every_named_test_is_in_its_package() {
+        let root = crate::workspace_root();
+        for (bug, bite) in TEETH {
+            let Test { package, name } = bite else { continue };
+            let short = package.strip_prefix("tailway-").unwrap();
+            let dirs = [root.join("crates").join(short).join("src"), root.join(short).join("src")];
+            let dir = dirs.iter().find(|dir| dir.exists()).unwrap();
+            let function = format!("fn {}(", name.rsplit("::").next().unwrap());
+            let has_it =
+                |path: &PathBuf| std::fs::read_to_string(path).unwrap().contains(&function);
+            let mut files = Vec::new();
+            crate::tidy::collect(dir, &mut files).unwrap();
+            assert!(files.iter().any(has_it), "{bug}: {name}");
+        }
     }
 
     #[test]

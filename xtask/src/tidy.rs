@@ -101,7 +101,8 @@ fn stale_entries(root: &Path) -> Vec<Complaint> {
     stale.map(|(path, _)| Complaint { path: path.into(), line: 1, what: what.into() }).collect()
 }
 
-fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+/// The Rust sources below `dir`, outside of build folders.
+pub(crate) fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         if path.is_dir() {
