@@ -48,6 +48,13 @@ impl Programs {
     }
 }
 
+/// The cargo that runs this, in the repository.
+pub fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(repository());
+    command
+}
+
 /// The repository's top folder.
 pub fn repository() -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -69,9 +76,7 @@ const OPTIMISED: [&str; 2] = ["--release", "-ptailway-history"];
 const ARMED: [&str; 3] = ["-ptailway-faults", "--features", "tailway-faults/faults"];
 
 fn build(more: &[&str]) -> Result<Programs> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
-        .current_dir(repository())
+    let output = cargo()
         .args(["build", "--locked", "--message-format=json-render-diagnostics", "--bins"])
         .args(["-ptailway", "-ptailway-agent", "-ptailway-broker", "-ptailway-coordinator"])
         .args(more)

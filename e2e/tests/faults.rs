@@ -4,11 +4,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use tailway_e2e::process::run;
-use tailway_e2e::programs::{Programs, repository};
+use tailway_e2e::programs::{Programs, cargo, repository};
 
 const PROGRAMS: [&str; 4] = ["tailway", "tailway-coordinator", "tailway-broker", "tailway-agent"];
 
@@ -85,11 +84,11 @@ fn read_sources(folder: &Path, sources: &mut String) {
 #[test]
 fn a_program_with_them_is_caught() {
     let target = tempfile::tempdir().unwrap();
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repository()).arg("build").args(["--release", "--locked", "--quiet"]);
-    cargo.args(["-p", "tailway-faults", "--features", "faults", "--example", "armed"]);
-    cargo.arg("--target-dir").arg(target.path());
-    run(&mut cargo, Duration::from_mins(5)).unwrap();
+    let mut build = cargo();
+    build.args(["build", "--release", "--locked", "--quiet", "-p", "tailway-faults"]);
+    build.args(["--features", "faults", "--example", "armed"]);
+    build.arg("--target-dir").arg(target.path());
+    run(&mut build, Duration::from_mins(5)).unwrap();
     let names = names();
     assert_eq!(found_in(&target.path().join("release/examples/armed"), &names), names);
 }

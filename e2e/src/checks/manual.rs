@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::group::{Check, need};
 use crate::process::{finish, run};
-use crate::programs::repository;
+use crate::programs::cargo;
 
 pub const CHECKS: &[Check] = &[
     ("manual: groff finds no fault in any man page, and man shows each", pages),
@@ -20,10 +20,7 @@ const PATIENCE: Duration = Duration::from_mins(20);
 const QUICK: Duration = Duration::from_secs(30);
 
 fn write_docs(dir: &Path) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.current_dir(repository()).args(["x", "docs"]).arg(dir);
-    run(&mut command, PATIENCE).map(drop)
+    run(cargo().args(["x", "docs"]).arg(dir), PATIENCE).map(drop)
 }
 
 fn pages() -> Result<()> {

@@ -1,14 +1,13 @@
 //! The packages under test, made once per run: an older and a newer version of the same programs.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::process::run;
-use crate::programs::repository;
+use crate::programs::{cargo, repository};
 
 /// Compiling included, where nothing was compiled before.
 const PATIENCE: Duration = Duration::from_mins(20);
@@ -53,10 +52,8 @@ pub(super) fn dist(version: &'static str, args: &[&str]) -> Result<Made> {
 /// The same into `target/packages-NAME`.
 pub(super) fn dist_into(name: &str, version: &'static str, args: &[&str]) -> Result<Made> {
     let dir = repository().join(format!("target/packages-{name}"));
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command
-        .current_dir(repository())
-        .args(["run", "--quiet", "--locked", "-p", "xtask", "--", "dist"]);
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--locked", "-p", "xtask", "--", "dist"]);
     command.args(["--version", version, "--out"]).arg(&dir).args(args);
     run(&mut command, PATIENCE)?;
     Ok(Made { dir, version })

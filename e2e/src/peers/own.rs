@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{Options, progress};
 use crate::process::run;
-use crate::programs::{Programs, repository};
+use crate::programs::{Programs, cargo, repository};
 
 const PATIENCE: Duration = Duration::from_mins(10);
 /// Link-time optimisation on two cores takes its time.
@@ -70,9 +70,8 @@ fn bench<T: for<'de> Deserialize<'de>>(dir: &Path, what: &str, args: &[&str]) ->
 fn sizes() -> Result<Vec<(&'static str, u64)>> {
     progress("what is shipped, with link-time optimisation");
     let programs = ["tailway-agent", "tailway-broker", "tailway-coordinator"];
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut build = Command::new(cargo);
-    build.current_dir(repository()).args(["build", "--quiet", "--locked", "--profile", "dist"]);
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--locked", "--profile", "dist"]);
     build.args(programs.iter().flat_map(|program| ["-p", program]));
     run(build.env("CARGO_TARGET_DIR", repository().join("target")), BUILD_PATIENCE)?;
     let size = |program| {
