@@ -99,7 +99,7 @@ const TEETH: &[(&str, Bite)] = &[
         "broker.ack_before_sync",
         Test {
             package: "tailway-broker",
-            name: "partition::crash_tests::a_directory_whose_sync_failed_is_synced_by_the_next_attempt",
+            name: "partition::crash_tests::acknowledged_records_survive_a_power_cut_at_any_sync",
         },
     ),
     (
