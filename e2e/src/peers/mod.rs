@@ -15,6 +15,7 @@ pub mod live;
 pub mod meter;
 pub mod own;
 pub mod perf;
+pub mod profile;
 pub mod rdkafka;
 pub mod report;
 pub mod send_loop;
@@ -48,7 +49,8 @@ pub struct Options {
     /// Seconds of a run at a fixed rate.
     #[arg(long, default_value_t = 5)]
     pub seconds: u64,
-    /// Only loads whose name has this: `1000 B`, `6 partitions`, `TLS`, `kcat`, `shippers`, `live`, `idle`, `own` ...
+    /// Only loads whose name has this: `1000 B`, `6 partitions`, `TLS`, `kcat`, `shippers`, `live`, `idle`, `profiles`,
+    /// `own` ...
     #[arg(long)]
     pub only: Vec<String>,
     /// Where measured data lies; on a disk, not in memory.
@@ -73,6 +75,10 @@ impl Options {
         if self.trial { 100_000 } else { 2_500_000 }
     }
 
+    fn profiled_bytes(&self) -> u64 {
+        if self.trial { 20_000_000 } else { 500_000_000 }
+    }
+
     fn wants(&self, name: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| name.contains(only.as_str()))
     }
@@ -88,6 +94,9 @@ pub fn run(options: &Options) -> Result<()> {
         ("taskset", "util-linux"),
     ] {
         need(program, package)?;
+    }
+    if options.wants("profiles") {
+        need("perf", "linux-perf")?;
     }
     ensure!(
         std::thread::available_parallelism()?.get() >= 2,
@@ -122,6 +131,9 @@ pub fn run(options: &Options) -> Result<()> {
     drop(kafka);
     if options.wants("shippers") {
         report.shippers = Some(shippers::ship(options, &tailway, dir)?);
+    }
+    if options.wants("profiles") {
+        report.profiles = profile::paths(options, &tailway, dir)?;
     }
     if options.wants("live") {
         report.live = live::latencies(options, &tailway, dir)?;

@@ -10,6 +10,7 @@ use super::Options;
 use super::brokers::{Compared, Figures};
 use super::live::{Idle, Live};
 use super::own::Own;
+use super::profile::Profile;
 use super::rdkafka::Through;
 use super::shippers::{self, Shippers};
 use crate::kafka::NEWEST;
@@ -31,6 +32,7 @@ pub struct Report {
     pub live: Vec<Live>,
     pub idle: Option<Idle>,
     pub own: Option<Own>,
+    pub profiles: Vec<Profile>,
 }
 
 /// What was promised, and what came out.
@@ -82,6 +84,7 @@ impl Report {
             live,
             idle: None,
             own: None,
+            profiles: Vec::new(),
         })
     }
 
@@ -127,6 +130,9 @@ impl Report {
         for Target { what, limit, measured, met } in self.targets() {
             let verdict = if met { "met" } else { "**missed**" };
             line(&mut text, &format!("| {what} | {limit} | {measured} | {verdict} |"));
+        }
+        if !self.profiles.is_empty() {
+            profile_tables(&mut text, &self.profiles);
         }
         text
     }
@@ -300,6 +306,19 @@ fn rdkafka_table(text: &mut String, of: &[Through; 2]) {
                 "| {name} | {produce_mb_s:.0} | {produce_cpu_per_gb:.2} | {consume_mb_s:.0} | {consume_cpu_per_gb:.2} |"
             ),
         );
+    }
+}
+
+fn profile_tables(text: &mut String, of: &[Profile]) {
+    line(
+        text,
+        "\nWhere the processor time goes on each path, by perf's samples: a sample within a system call counts for the call.",
+    );
+    for profile in of {
+        line(text, &format!("\n| % | {} |\n| --- | --- |", profile.path));
+        for (share, place) in profile.top() {
+            line(text, &format!("| {share:.1} | {} |", place.replace('|', "\\|")));
+        }
     }
 }
 

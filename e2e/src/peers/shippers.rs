@@ -175,32 +175,44 @@ fn until_there(
     log: &Path,
 ) -> Result<meter::Cost> {
     let mut shipper = Metered::start(command, Stdio::null(), log)?;
-    let begun = Instant::now();
-    while records(broker)? < lines {
-        if shipper.has_exited()? || begun.elapsed() > PATIENCE {
-            let (there, took) = (records(broker)?, begun.elapsed());
-            let said = std::fs::read_to_string(log).unwrap_or_default();
-            bail!("{there} of {lines} lines after {took:?}; it said:\n{said}");
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    await_records(broker, TOPIC, lines, &mut shipper, log)?;
     let cost = shipper.cost()?;
     shipper.stop(Duration::from_secs(20))?;
     ensure_all_there(broker, lines)?;
     Ok(cost)
 }
 
+/// Waits until the topic has that many records; an error, with what the shipper said, when that takes too long.
+pub fn await_records(
+    broker: &Subject,
+    topic: &str,
+    lines: u64,
+    shipper: &mut Metered,
+    log: &Path,
+) -> Result<()> {
+    let begun = Instant::now();
+    while records(broker, topic)? < lines {
+        if shipper.has_exited()? || begun.elapsed() > PATIENCE {
+            let (there, took) = (records(broker, topic)?, begun.elapsed());
+            let said = std::fs::read_to_string(log).unwrap_or_default();
+            bail!("{there} of {lines} lines after {took:?}; it said:\n{said}");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
 fn ensure_all_there(broker: &Subject, lines: u64) -> Result<()> {
-    let there = records(broker)?;
+    let there = records(broker, TOPIC)?;
     ensure!(there == lines, "{there} records in the topic for {lines} lines");
     Ok(())
 }
 
 /// Sum of the ends of the topic's partitions, as kcat is told them.
-fn records(broker: &Subject) -> Result<u64> {
+fn records(broker: &Subject, topic: &str) -> Result<u64> {
     let mut kcat = meter::pinned(meter::BROKER_CORE, "kcat");
     kcat.args(["-b", &broker.endpoint(Transport::Plaintext).address]);
-    kcat::ends(kcat, TOPIC, PARTITIONS)
+    kcat::ends(kcat, topic, PARTITIONS)
 }
 
 /// rsyslog's imfile + omkafka, with a state of its own in `scratch`.
