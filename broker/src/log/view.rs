@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use tailway_storage::{DiskFile, StorageError};
+use tailway_storage::{DiskFile, ReadBuffer, StorageError};
 use tailway_wire::record::{BATCH_OVERHEAD, Batch, BatchHeader, compute_crc};
 
 use super::epochs::LeaderEpochs;
@@ -241,7 +241,7 @@ fn read_segment(
     }
     segment.remember_cursor(next_offset, start + end as u64);
     window.truncate(end);
-    Ok(Outcome::Batches(Bytes::from(window)))
+    Ok(Outcome::Batches(window.into_bytes()))
 }
 
 /// Up to `len` bytes at `position`, but nothing behind `size`.
@@ -250,12 +250,9 @@ fn read_window(
     position: u64,
     len: u64,
     size: u64,
-) -> Result<Vec<u8>, StorageError> {
+) -> Result<ReadBuffer, StorageError> {
     let len = len.min(size.saturating_sub(position));
-    let mut window = vec![0; usize::try_from(len).unwrap_or(0)];
-    let read = file.read_at(&mut window, position)?;
-    window.truncate(read);
-    Ok(window)
+    ReadBuffer::read(file, position, usize::try_from(len).unwrap_or(0))
 }
 
 /// The header at the front of `bytes`, which were read at `position`.
@@ -331,7 +328,7 @@ fn find_in_batch(
     let bytes = read_window(file.as_ref(), position, header.size() as u64, segment.size())?;
     let leader_epoch = header.partition_leader_epoch;
     let fail = |error: tailway_wire::WireError| corrupt(segment, position, error.to_string());
-    let batch = Batch::parse(&Bytes::from(bytes)).map_err(fail)?;
+    let batch = Batch::parse(&bytes.into_bytes()).map_err(fail)?;
     batch.validate().map_err(fail)?;
     // Records that cannot be read are the producer's doing: the batch itself is what was stored.
     let whole = FoundByTime {
