@@ -104,9 +104,30 @@ struct Work {
 struct InFlight {
     group: Running,
     members: Arc<Members>,
-    /// Each gives back what is left to do after a syncfs.
-    threads: Vec<JoinHandle<Vec<Request>>>,
+    threads: Vec<JoinHandle<Done>>,
     left: Vec<Request>,
+}
+
+/// What a thread gives back. It answers nobody itself: each answer from there would wake the runtime once more.
+#[derive(Default)]
+struct Done {
+    answers: Vec<Answer>,
+    /// What a syncfs did not cover.
+    left: Vec<Request>,
+}
+
+struct Answer {
+    done: oneshot::Sender<Flushed>,
+    result: Flushed,
+    fence: Fence,
+}
+
+impl Answer {
+    /// Unless its group has failed by now. Nobody waits any more if the partition was deleted meanwhile.
+    fn send(self) {
+        let Answer { done, result, fence } = self;
+        done.send(result.and_then(|()| fence.check())).ok();
+    }
 }
 
 impl Work {
@@ -120,7 +141,13 @@ impl Work {
             };
             tokio::select! {
                 biased;
-                () = stop.requested() => return,
+                () = stop.requested() => {
+                    // What runs is answered still.
+                    while !self.running.is_empty() {
+                        ended(&mut self.running).await;
+                    }
+                    return;
+                }
                 ended = ended(&mut self.running) => self.ended(ended),
                 count = queue.recv_many(&mut waiting, GROUP_MAX), if next == Next::Now => {
                     if count == 0 {
@@ -155,7 +182,7 @@ impl Work {
         &self,
         members: &Arc<Members>,
         mut requests: Vec<Request>,
-    ) -> Vec<JoinHandle<Vec<Request>>> {
+    ) -> Vec<JoinHandle<Done>> {
         let share = requests.len().div_ceil(THREADS_MAX).max(1);
         let mut threads = Vec::with_capacity(THREADS_MAX);
         while !requests.is_empty() {
@@ -163,10 +190,8 @@ impl Work {
             let mine = std::mem::replace(&mut requests, rest);
             let (members, space) = (Arc::clone(members), Arc::clone(&self.means.space));
             threads.push(tailway_runtime::spawn_blocking(move || {
-                for request in mine {
-                    run(request, &members, &space);
-                }
-                Vec::new()
+                let answers = mine.into_iter().map(|request| run(request, &members, &space));
+                Done { answers: answers.collect(), left: Vec::new() }
             }));
         }
         threads
@@ -201,9 +226,11 @@ async fn ended(running: &mut Vec<InFlight>) -> InFlight {
             let InFlight { threads, left, .. } = &mut running[at];
             threads.retain_mut(|thread| match Pin::new(thread).poll(context) {
                 Poll::Pending => true,
-                Poll::Ready(rest) => {
+                Poll::Ready(done) => {
                     // A panic has dropped the answers of its jobs, which fails their partitions.
-                    left.extend(rest.unwrap_or_default());
+                    let done = done.unwrap_or_default();
+                    done.answers.into_iter().for_each(Answer::send);
+                    left.extend(done.left);
                     false
                 }
             });
@@ -217,46 +244,43 @@ async fn ended(running: &mut Vec<InFlight>) -> InFlight {
 }
 
 /// One syncfs for all; what it did not cover is given back.
-fn sync_at_once(
-    filesystem: &dyn Filesystem,
-    members: &Members,
-    requests: Vec<Request>,
-) -> Vec<Request> {
-    if let Err(error) = filesystem.sync()
-        && !tailway_faults::is_planted("broker.syncfs_error_ignored")
-    {
+fn sync_at_once(filesystem: &dyn Filesystem, members: &Members, requests: Vec<Request>) -> Done {
+    let mut synced = Done::default();
+    let result = filesystem.sync();
+    let failure =
+        result.err().filter(|_| !tailway_faults::is_planted("broker.syncfs_error_ignored"));
+    if let Some(error) = &failure {
         members.syncfs_failed.store(true, Ordering::Release);
-        members.fail(&error);
-        for Request { done, .. } in requests {
-            done.send(Err(error.clone())).ok();
-        }
-        return Vec::new();
+        members.fail(error);
     }
-    let mut left = Vec::new();
     for Request { job, owner, done } in requests {
+        let fence = job.fence().clone();
+        if let Some(error) = &failure {
+            synced.answers.push(Answer { done, result: Err(error.clone()), fence });
+            continue;
+        }
         // A directory may lead to another file system, which was not synced.
         if owner.is_elsewhere() {
-            left.push(Request { job, owner, done });
+            synced.left.push(Request { job, owner, done });
             continue;
         }
         match job.after_filesystem_sync() {
-            Some(job) => left.push(Request { job, owner, done }),
-            // Nobody waits any more if the partition was deleted meanwhile.
-            None => drop(done.send(Ok(()))),
+            Some(job) => synced.left.push(Request { job, owner, done }),
+            None => synced.answers.push(Answer { done, result: Ok(()), fence }),
         }
     }
-    left
+    synced
 }
 
-/// Runs one job and answers it, unless its group has failed by then.
-fn run(request: Request, members: &Members, space: &DiskSpace) {
+/// Runs one job.
+fn run(request: Request, members: &Members, space: &DiskSpace) -> Answer {
     let Request { job, done, .. } = request;
     let fence = job.fence().clone();
     let result = job.run(|| space.make_room());
     if let Err(error) = &result {
         members.fail(error);
     }
-    done.send(result.and_then(|()| fence.check())).ok();
+    Answer { done, result, fence }
 }
 
 /// The logs of one group.
