@@ -22,6 +22,8 @@ use crate::process::{run, wait_until};
 
 const HERTZ: u32 = 999;
 const PATIENCE: Duration = Duration::from_mins(2);
+/// Until perf, which does not tell, has attached to the process.
+const ATTACH: Duration = Duration::from_secs(2);
 /// What is shown of each path.
 const ROWS: usize = 10;
 const WORKLOAD: Workload =
@@ -58,6 +60,7 @@ impl Recording {
         perf.args(["record", "-q", "-e", "cpu-clock", "-F", &HERTZ.to_string(), "-g", "-p"]);
         perf.arg(pid.to_string()).arg("-o").arg(&data);
         let perf = perf.stdin(Stdio::null()).spawn().context("cannot start perf")?;
+        std::thread::sleep(ATTACH);
         Ok(Recording { perf, data })
     }
 
@@ -101,8 +104,13 @@ fn place(frames: &[(&str, &str)]) -> Option<String> {
     }
     // The upper half of the addresses is the kernel's.
     if address.len() == 16 && address.starts_with("ffff") {
-        let fault = frames.iter().any(|(_, symbol)| symbol.contains("page_fault"));
-        return Some(if fault { "page faults" } else { "kernel, else" }.to_owned());
+        let through = |what: &str| frames.iter().any(|(_, symbol)| symbol.contains(what));
+        let place = match () {
+            () if through("page_fault") => "page faults",
+            () if through("interrupt") || through("sysvec") => "interrupts",
+            () => "kernel, else",
+        };
+        return Some(place.to_owned());
     }
     Some(innermost.to_string())
 }
@@ -165,12 +173,14 @@ fn agent_path(
 ) -> Result<Profile> {
     let scratch = dir.join("profile");
     std::fs::create_dir_all(&scratch)?;
-    let (input, lines) = (scratch.join("input.log"), options.profiled_bytes() / 200);
-    shippers::write_lines(&input, lines)?;
+    let (written, lines) = (scratch.join("written"), options.profiled_bytes() / 200);
+    shippers::write_lines(&written, lines)?;
+    let input = scratch.join("input.log");
     broker.create_topic(follower.topic, WORKLOAD.partitions)?;
     let mut command = shippers::agent(broker, &scratch, &input, follower)?;
     let mut agent = Metered::start(&mut command, Stdio::null(), &scratch.join("agent.log"))?;
     let recording = Recording::start(agent.pid(), dir)?;
+    std::fs::rename(written, &input)?;
     shippers::await_records(broker, follower.topic, lines, &mut agent, &scratch.join("agent.log"))?;
     let profile = recording.finish(name.to_owned())?;
     agent.stop(Duration::from_secs(20))?;
