@@ -94,7 +94,8 @@ host="$(uname -s) on $(uname -m)"
 sha256sum --check --strict --quiet SHA256SUMS ||
     fail "files in $here are not what was packed (named above)" "unpack the archive again; if it persists, fetch it again"
 bin/tailway --version >/dev/null ||
-    fail "bin/tailway does not run on this host (said above); it needs glibc 2.28 or newer" "ldd --version"
+    fail "bin/tailway does not run on this host (said above); it needs nothing of it but the kernel, and a folder that is not mounted noexec" \
+        "unpack the archive elsewhere: findmnt --target $here"
 
 # A packed file goes to its name below the prefix. systemd looks for units, users and folders there too, if it is /usr or /usr/local.
 staged=$(mktemp -d)

@@ -3,7 +3,6 @@
 //! What is done on it is done as root's shell would, and what it says is in its journal. It is gone when it is dropped; its
 //! root stays until the directory goes, so that a journal can be read after a shutdown.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::checks::text;
+use crate::debian::{self, PATH};
 use crate::hosts::Host;
 use crate::process::{Process, finish, run, wait_until};
 use crate::programs::repository;
@@ -19,7 +19,6 @@ use crate::programs::repository;
 /// For one command, and for a boot.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
-const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The files of a host that does not run.
 #[derive(Debug)]
@@ -45,12 +44,7 @@ impl Root {
 
     /// A command in it, without its services.
     pub fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c"]);
-        command.arg("mount -t proc proc \"$0/proc\" && exec chroot \"$@\"");
-        // Twice: the script's name for it, and chroot's first argument.
-        command.args([self.path.as_os_str(), self.path.as_os_str(), OsStr::new(program)]);
-        command
+        debian::command(&self.path, program)
     }
 
     /// What its journal has of these units, also of boots before.
@@ -140,11 +134,16 @@ impl Booted {
         self.shell("tailway cert issue --role client witness --out /root/witness").map(drop)
     }
 
-    /// All of a topic, as kcat sees it, or what it says where that cannot be read: a topic comes with its first line.
-    pub fn consume(&self, broker: &str, topic: &str) -> Result<String> {
+    /// kcat as this witness, its mode and topic left to say.
+    pub fn kcat(&self, broker: &str) -> Result<String> {
         let of = format!("kcat --identity /root/witness --bootstrap {broker}:9093");
         let printed = self.shell(&format!("tailway client-config {of}"))?;
-        let kcat = printed.trim_end().strip_suffix("-L").context("the command ends in -L")?;
+        Ok(printed.trim_end().strip_suffix("-L").context("the command ends in -L")?.to_owned())
+    }
+
+    /// All of a topic, as kcat sees it, or what it says where that cannot be read: a topic comes with its first line.
+    pub fn consume(&self, broker: &str, topic: &str) -> Result<String> {
+        let kcat = self.kcat(broker)?;
         let read = format!("{kcat}-C -q -e -o beginning -t {topic}");
         let Output { stdout, stderr, .. } = self.output("bash", &["-c", &read])?;
         Ok(String::from_utf8_lossy(&[stdout, stderr].concat()).into_owned())

@@ -16,7 +16,7 @@ pub(super) const HOME: &str = "/root";
 
 /// Puts the debs of the command and of these daemons where the operator is; their names.
 pub(super) fn bring(root: &Root, daemons: &[&str]) -> Result<Vec<String>> {
-    let made = made::older()?;
+    let made = made::for_hosts()?;
     let packages = daemons.iter().map(|daemon| format!("tailway-{daemon}"));
     let mut names = Vec::new();
     for package in std::iter::once("tailway".to_owned()).chain(packages) {
@@ -32,7 +32,7 @@ pub(super) fn bring(root: &Root, daemons: &[&str]) -> Result<Vec<String>> {
 pub(super) fn install(root: &Root, daemons: &[&str]) -> Result<()> {
     let debs = bring(root, daemons)?.into_iter().map(|name| format!("{HOME}/{name}"));
     let mut dpkg = root.command("dpkg");
-    run(dpkg.env("DEBIAN_FRONTEND", "noninteractive").arg("--install").args(debs), PATIENCE)?;
+    run(dpkg.arg("--install").args(debs), PATIENCE)?;
     Ok(())
 }
 

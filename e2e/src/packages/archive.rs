@@ -1,13 +1,23 @@
 //! The archive and its installer, in a system without network (`System::sh` has none).
 
-use anyhow::{Result, ensure};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 
 use super::made;
 use super::system::System;
-use crate::group::Check;
+use crate::group::{Check, need};
+use crate::process::run;
+
+const PATIENCE: Duration = Duration::from_mins(1);
 
 pub(super) const CHECKS: &[Check] = &[
     ("archive: installs without a network, twice, upgrades and removes itself", installs),
+    (
+        "archive: its programs run where there is nothing else, up to a coordinator that serves",
+        bare,
+    ),
     (
         "archive: refuses bad sums, another machine, other users and foreign files, and changes nothing",
         refuses,
@@ -61,6 +71,56 @@ fn installs() -> Result<()> {
     ensure!(system.has("/etc/tailway/agent.yaml"), "the removal deleted a configuration");
     Ok(())
 }
+
+/// A root of the unpacked archive, the kernel's /proc and a hosts file: no shell, no C library, no user. The coordinator is made,
+/// started, and found by a name that is in the hosts file alone.
+fn bare() -> Result<()> {
+    for (program, package) in [("readelf", "binutils"), ("ip", "iproute2"), ("curl", "curl")] {
+        need(program, package)?;
+    }
+    let dir = tempfile::tempdir()?;
+    let archive = made::older()?.archive()?;
+    let strip = ["--strip-components=1", "-xzf"];
+    run(Command::new("tar").current_dir(&dir).args(strip).arg(archive), PATIENCE)?;
+    for package in made::packages() {
+        let program = dir.path().join("bin").join(&package);
+        let shown = run(Command::new("readelf").args(["-hlW"]).arg(&program), PATIENCE)?;
+        ensure!(shown.contains("DYN") && !shown.contains("INTERP"), "{package}: {shown}");
+        let shown = run(Command::new("readelf").args(["-dW"]).arg(&program), PATIENCE)?;
+        ensure!(!shown.contains("NEEDED"), "{package} needs libraries:\n{shown}");
+    }
+    for folder in ["etc", "proc"] {
+        std::fs::create_dir_all(dir.path().join(folder))?;
+    }
+    std::fs::write(dir.path().join("etc/hosts"), "127.0.0.1 coordinator.example.com\n")?;
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec", BARE]);
+    let said = run(command.arg(dir.path()), PATIENCE).with_context(|| {
+        std::fs::read_to_string(dir.path().join("coordinator.log")).unwrap_or_default()
+    })?;
+    ensure!(said.lines().filter(|line| line.contains("(commit ")).count() == 4, "{said}");
+    ensure!(said.contains("{\"ready\":true"), "the coordinator is not ready: {said}");
+    ensure!(said.contains("coordinator.example.com,localhost"), "no certificate listed: {said}");
+    Ok(())
+}
+
+/// What is typed there; the root is `$0`. curl, which asks whether it is ready, is this machine's.
+const BARE: &str = r#"
+exec </dev/null 2>&1
+ip link set lo up
+mount -t proc proc "$0/proc"
+cd "$0"
+for program in tailway tailway-agent tailway-broker tailway-coordinator; do
+    env -i /usr/sbin/chroot . /bin/$program --version
+done
+env -i /usr/sbin/chroot . /bin/tailway coordinator init --name coordinator.example.com
+env -i /usr/sbin/chroot . /bin/tailway-coordinator --config /etc/tailway/coordinator.yaml >coordinator.log 2>&1 &
+for second in $(seq 30); do
+    curl --silent --max-time 5 http://127.0.0.1:9645/readyz | grep '"ready":true' && break
+    sleep 1
+done
+env -i /usr/sbin/chroot . /bin/tailway cert list
+"#;
 
 /// Of all files in `/usr/local`.
 fn sums(system: &System) -> Result<String> {

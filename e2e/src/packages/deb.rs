@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::system::System;
 use super::{DAEMONS, made};
 use crate::group::Check;
+use crate::programs::repository;
 
 pub(super) const CHECKS: &[Check] = &[
     ("deb: installation starts and enables nothing and names one next command", installs),
     ("deb: an edited configuration survives upgrade, way back and removal", keeps_configuration),
+    ("deb: apt-get leads up and back, as docs/operations.md tells it, without a network", apt_get),
     ("deb: a purge deletes the configuration, and the state only if that was asked for", purges),
     (
         "deb: an upgrade of a running daemon restarts agent and coordinator, not the broker",
@@ -79,6 +81,47 @@ fn keeps_configuration() -> Result<()> {
             ensure!(left.trim().is_empty(), "the removal left {left}");
         }
     }
+    Ok(())
+}
+
+/// The two commands of docs/operations.md, as they stand there, typed where the packages of each version lie; the agent, which that
+/// page's host does not have, stays what it was.
+fn apt_get() -> Result<()> {
+    let page = std::fs::read_to_string(repository().join("docs/operations.md"))?;
+    let mut commands = page.lines().filter(|line| line.starts_with("apt-get install"));
+    let (Some(up), Some(back), None) = (commands.next(), commands.next(), commands.next()) else {
+        bail!("docs/operations.md has not two commands that begin with apt-get install");
+    };
+    ensure!(!up.contains("--allow-downgrades") && back.contains("--allow-downgrades"), "{back}");
+    let system = System::new()?;
+    for (folder, made) in [("older", made::older()?), ("newer", made::newer()?)] {
+        let debs = system.bring(&made::each(|package| made.deb(package))?)?.join(" ");
+        system.must(&format!("mkdir /root/{folder} && mv {debs} /root/{folder}"))?;
+    }
+    system.must("cd /root/older && apt-get install -y ./*.deb")?;
+    let kept = keep(&system)?;
+    let first = made::older()?.version;
+    for (folder, command, version) in [
+        ("newer", up, made::newer()?.version),
+        ("older", back, first),
+        ("newer", up, made::newer()?.version),
+        ("older", back, first),
+    ] {
+        let said = system.must(&format!("cd /root/{folder} && {command}"))?;
+        ensure!(keep_again(&system, &kept)?, "{command} changed configuration or state:\n{said}");
+        ensure!(!said.contains("Next: "), "it tells what was done already to do:\n{said}");
+        for package in made::packages() {
+            let expected = if package == "tailway-agent" { first } else { version };
+            let query =
+                format!("dpkg-query --show --showformat='${{Status}} ${{Version}}' {package}");
+            let there = system.must(&query)?;
+            ensure!(there == format!("install ok installed {expected}"), "{package}: {there}");
+        }
+    }
+    // Without the option, apt-get leaves what is newer and says so.
+    system.must(&format!("cd /root/newer && {up}"))?;
+    let said = system.sh(&format!("cd /root/older && {up}"))?;
+    ensure!(said.code != Some(0) && said.text.contains("downgraded"), "{said:?}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The packages under test, made once per run: an older and a newer version of the same programs.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -12,6 +13,10 @@ use crate::programs::{cargo, repository};
 /// Compiling included, where nothing was compiled before.
 const PATIENCE: Duration = Duration::from_mins(20);
 
+const OLDER_VERSION: &str = "0.1.0+check1";
+/// Beside packages: the commit that they are of, where nothing was changed.
+const MADE_OF: &str = "made-of";
+
 /// One version of all packages.
 #[derive(Debug)]
 pub(crate) struct Made {
@@ -22,7 +27,22 @@ pub(crate) struct Made {
 /// The version that is installed first.
 pub(crate) fn older() -> Result<&'static Made> {
     static OLDER: OnceLock<Result<Made, String>> = OnceLock::new();
-    made(&OLDER, || dist("0.1.0+check1", &["--profile", "release"]))
+    made(&OLDER, || dist(OLDER_VERSION, &["--profile", "release"]))
+}
+
+/// For hosts: those of a run of `cargo x packages` before this one, if they are of this very commit, else made without the
+/// archive, whose programs are a build of their own.
+pub(crate) fn for_hosts() -> Result<&'static Made> {
+    static HOSTS: OnceLock<Result<Made, String>> = OnceLock::new();
+    made(&HOSTS, || {
+        let dir = folder(OLDER_VERSION);
+        let commit = commit()?;
+        let of = std::fs::read_to_string(dir.join(MADE_OF)).ok();
+        if commit.is_some() && of == commit {
+            return Ok(Made { dir, version: OLDER_VERSION });
+        }
+        dist_into("hosts", OLDER_VERSION, &["--profile", "release", "--no-archive"])
+    })
 }
 
 /// What it is upgraded to.
@@ -51,12 +71,28 @@ pub(super) fn dist(version: &'static str, args: &[&str]) -> Result<Made> {
 
 /// The same into `target/packages-NAME`.
 pub(super) fn dist_into(name: &str, version: &'static str, args: &[&str]) -> Result<Made> {
-    let dir = repository().join(format!("target/packages-{name}"));
+    let dir = folder(name);
     let mut command = cargo();
     command.args(["run", "--quiet", "--locked", "-p", "xtask", "--", "dist"]);
     command.args(["--version", version, "--out"]).arg(&dir).args(args);
     run(&mut command, PATIENCE)?;
+    if let Some(commit) = commit()? {
+        std::fs::write(dir.join(MADE_OF), commit)?;
+    }
     Ok(Made { dir, version })
+}
+
+fn folder(name: &str) -> PathBuf {
+    repository().join(format!("target/packages-{name}"))
+}
+
+/// What is checked out, if nothing was changed since.
+fn commit() -> Result<Option<String>> {
+    let git =
+        |args: &[&str]| run(Command::new("git").args(args).current_dir(repository()), PATIENCE);
+    let changed = git(&["status", "--porcelain"])?;
+    let commit = git(&["rev-parse", "HEAD"])?;
+    Ok(Some(commit.trim().to_owned()).filter(|_| changed.trim().is_empty()))
 }
 
 impl Made {

@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use tempfile::TempDir;
 
+use crate::debian;
 use crate::group::need;
-use crate::process::run;
+use crate::process::{finish, run};
 use crate::programs::repository;
 
 /// debootstrap fetches and unpacks about a hundred packages.
@@ -100,27 +101,9 @@ impl System {
 
     /// Runs a shell script in it, without network and without a terminal to ask at.
     pub(super) fn sh(&self, script: &str) -> Result<Said> {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "--mount", "--fork", "--pid", "--kill-child", "chroot"]);
-        command.arg(&self.at).args([
-            "/usr/bin/env",
-            "-i",
-            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        ]);
-        command.args([
-            "DEBIAN_FRONTEND=noninteractive",
-            "LC_ALL=C",
-            "HOME=/root",
-            "timeout",
-            "120",
-        ]);
-        command.args([
-            "sh",
-            "-c",
-            &format!("exec 2>&1 </dev/null\nmount -t proc proc /proc\n{script}"),
-        ]);
-        let Output { status, stdout, .. } =
-            command.output().with_context(|| format!("cannot start {command:?}"))?;
+        let mut command = debian::command(&self.at, "sh");
+        command.args(["-c", &format!("exec 2>&1\n{script}")]);
+        let Output { status, stdout, .. } = finish(&mut command, PATIENCE)?;
         Ok(Said { text: String::from_utf8_lossy(&stdout).into_owned(), code: status.code() })
     }
 

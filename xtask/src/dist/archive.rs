@@ -1,4 +1,4 @@
-//! One archive of all four programs with an installer that needs neither network nor package manager.
+//! One archive of all four programs, which are static and run on any Linux of their machine, with an installer that needs neither network nor package manager.
 
 use std::process::Command;
 

@@ -7,8 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::output;
-
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+use super::package::Libc;
 
 /// Name and version, which say which crate it is among those of a registry and of this repository.
 pub(super) type Id = (String, String);
@@ -28,12 +27,14 @@ pub(super) struct Component {
 pub(super) struct All {
     packages: BTreeMap<Id, (String, PathBuf)>,
     checksums: BTreeMap<Id, String>,
+    target: &'static str,
 }
 
 impl All {
-    pub(super) fn read(root: &Path) -> Result<Self> {
+    pub(super) fn read(root: &Path, libc: Libc) -> Result<Self> {
+        let target = libc.target();
         let mut cargo = crate::cargo(root);
-        cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]);
+        cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", target]);
         let metadata: Value = serde_json::from_str(&output(&mut cargo)?)?;
         let mut packages = BTreeMap::new();
         for package in metadata["packages"].as_array().context("cargo metadata has no packages")? {
@@ -46,13 +47,13 @@ impl All {
         }
         let lock = root.join("Cargo.lock");
         let lock = std::fs::read_to_string(&lock).with_context(|| lock.display().to_string())?;
-        Ok(Self { packages, checksums: checksums(&lock) })
+        Ok(Self { packages, checksums: checksums(&lock), target })
     }
 
     /// The crates that program `name` is linked from, itself included.
     pub(super) fn of(&self, root: &Path, name: &str) -> Result<Vec<Component>> {
         let mut cargo = crate::cargo(root);
-        cargo.args(["tree", "--locked", "-p", name, "--target", TARGET]);
+        cargo.args(["tree", "--locked", "-p", name, "--target", self.target]);
         cargo.args(["--edges", "normal,no-proc-macro", "--prefix", "depth", "--format", " {p}"]);
         let edges = edges(&output(&mut cargo)?);
         ensure!(!edges.is_empty(), "cargo tree says nothing of {name}");

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 
 use super::components::Component;
-use super::package::Package;
+use super::package::{Libc, Package};
 use super::{Job, output};
 
 /// How licence files are called.
@@ -41,10 +41,15 @@ pub(super) fn text(job: &Job<'_>, package: &Package, components: &[Component]) -
     }
     ensure!(!texts.is_empty(), "no licence text was found for any crate of {}", package.name);
     let rust = output(std::process::Command::new("rustc").arg("--version"))?;
+    let libc = match job.libc {
+        Libc::Glibc => "start files of glibc (LGPL-2.1-or-later with an\nexception for linking)",
+        Libc::Musl => {
+            "musl (MIT; Copyright 2005-2020 Rich Felker,\net al.; its text is that of MIT below)"
+        }
+    };
     let mut all = format!(
         "{} {} is licensed under Apache-2.0. Linked into it are Rust's standard library\n({}; MIT OR Apache-2.0), LLVM's \
-         libunwind and compiler-rt builtins\n(Apache-2.0 WITH LLVM-exception), start files of glibc (LGPL-2.1-or-later with an\nexception \
-         for linking), and these crates; the numbers are those of the texts below.\n\n{list}",
+         libunwind and compiler-rt builtins\n(Apache-2.0 WITH LLVM-exception), {libc}, and these crates; the numbers are those of the texts below.\n\n{list}",
         package.name,
         job.release.version,
         rust.trim()

@@ -21,7 +21,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use package::PACKAGES;
+use package::{Libc, PACKAGES};
 use release::Release;
 
 #[derive(clap::Args)]
@@ -32,12 +32,16 @@ pub(crate) struct DistArgs {
     /// Where the packages are written; what is there already is replaced.
     #[arg(long, value_name = "DIR", default_value = "target/packages")]
     out: PathBuf,
-    /// Package the programs of this folder instead of building them: an earlier build, for checks of the way back.
+    /// Package the programs of this folder instead of building them, and in the archive those of its folder `static`: an earlier
+    /// build, for checks of the way back.
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
     /// Instead of the version of this commit.
     #[arg(long)]
     version: Option<String>,
+    /// Leave out the archive, whose programs are static: another build of every crate.
+    #[arg(long)]
+    no_archive: bool,
     /// Leave out man pages and completions.
     #[arg(long)]
     no_docs: bool,
@@ -48,6 +52,7 @@ struct Job<'a> {
     root: &'a Path,
     /// Programs, by name.
     programs: PathBuf,
+    libc: Libc,
     /// Man pages and completions.
     docs: Option<PathBuf>,
     release: Release,
@@ -72,34 +77,47 @@ pub(crate) fn run(root: &Path, args: &DistArgs) -> Result<()> {
     }
     let programs = match &args.programs {
         Some(dir) => root.join(dir),
-        None => programs::build(root, &args.profile, &work.join("programs"))?,
+        None => programs::build(root, &args.profile, Libc::Glibc, &work.join("programs"))?,
     };
     for package in PACKAGES {
         symbols::check(&programs.join(package.name))?;
     }
     let docs = if args.no_docs { None } else { Some(manuals(root, &work.join("docs"))?) };
-    let job = Job {
+    let mut job = Job {
         root,
         programs,
+        libc: Libc::Glibc,
         docs,
         release: Release::of(root, args.version.as_deref())?,
         work,
         out,
         level: if args.profile == "dist" { 6 } else { 1 },
     };
-    let all = components::All::read(root)?;
+    let all = components::All::read(root, job.libc)?;
     for package in PACKAGES {
         let components = all.of(root, package.name)?;
         deb::build(&job, package, &components)?;
         rpm::build(&job, package, &components)?;
     }
-    archive::build(&job, &all)?;
+    if !args.no_archive {
+        let dir = job.programs.join("static");
+        if args.programs.is_none() {
+            programs::build(root, &args.profile, Libc::Musl, &dir)?;
+        }
+        for package in PACKAGES {
+            symbols::check_static(&dir.join(package.name))?;
+        }
+        job.programs = dir;
+        job.libc = Libc::Musl;
+        archive::build(&job, &components::All::read(root, job.libc)?)?;
+    }
     sums(&job)
 }
 
 /// `SHA256SUMS` of everything that was made.
 fn sums(job: &Job<'_>) -> Result<()> {
-    let script = "sha256sum *.deb *.rpm *.tar.gz > SHA256SUMS && cat SHA256SUMS";
+    let script =
+        "sha256sum $(ls | grep -E '[.](deb|rpm|tar[.]gz)$') > SHA256SUMS && cat SHA256SUMS";
     call(Command::new("sh").args(["-ec", script]).current_dir(&job.out))
 }
 

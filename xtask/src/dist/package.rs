@@ -77,3 +77,22 @@ pub(super) const DEB_ARCH: &str = "amd64";
 pub(super) const UNAME_ARCH: &str = "x86_64";
 /// The oldest glibc that the programs run with.
 pub(super) const GLIBC: (u32, u32) = (2, 28);
+
+/// Which C library is in programs, or asked of a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Libc {
+    /// The host's, of `GLIBC` or newer: in packages.
+    Glibc,
+    /// In the program itself: in the archive.
+    Musl,
+}
+
+impl Libc {
+    /// As Rust calls it.
+    pub(super) fn target(self) -> &'static str {
+        match self {
+            Self::Glibc => "x86_64-unknown-linux-gnu",
+            Self::Musl => "x86_64-unknown-linux-musl",
+        }
+    }
+}

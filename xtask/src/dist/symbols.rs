@@ -1,4 +1,4 @@
-//! That a program asks nothing of a host but an old glibc, read by binutils from the file itself.
+//! That a program asks nothing of a host but an old glibc, or nothing at all, read by binutils from the file itself.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::output;
-use super::package::GLIBC;
+use super::package::{GLIBC, Libc};
 
 /// The parts of glibc.
 const LIBRARIES: &[&str] = &[
@@ -36,6 +36,29 @@ pub(super) fn check(program: &Path) -> Result<()> {
     let foreign: Vec<&str> =
         needed(&dynamic).filter(|library| !LIBRARIES.contains(library)).collect();
     ensure!(foreign.is_empty(), "{} needs {}", program.display(), foreign.join(", "));
+    Ok(())
+}
+
+/// Fails where a program asks for anything of its host: an interpreter or a library.
+pub(super) fn check_static(program: &Path) -> Result<()> {
+    let headers =
+        output(Command::new("readelf").args(["--wide", "--program-headers"]).arg(program))?;
+    ensure!(
+        headers.contains("Elf file type is DYN"),
+        "{} is linked for a fixed address, not as static-pie:\n{headers}",
+        program.display()
+    );
+    let interpreter = headers.lines().find(|line| line.contains("interpreter:"));
+    let dynamic = output(Command::new("readelf").args(["--wide", "--dynamic"]).arg(program))?;
+    let libraries: Vec<&str> = needed(&dynamic).collect();
+    ensure!(
+        interpreter.is_none() && libraries.is_empty(),
+        "{} is not static: it needs {} {}\n  the archive's programs are those of {}",
+        program.display(),
+        libraries.join(", "),
+        interpreter.unwrap_or_default().trim(),
+        Libc::Musl.target()
+    );
     Ok(())
 }
 
