@@ -2,13 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::host::{PATIENCE, Root};
 use crate::packages::made;
 use crate::process::run;
-use crate::programs::Programs;
 
 pub(super) const DAEMONS: [&str; 3] = ["coordinator", "broker", "agent"];
 /// Where an operator has put what is to be installed, and is when typing.
@@ -36,11 +36,12 @@ pub(super) fn install(root: &Root, daemons: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// One program of a test build in the place of the installed one.
-pub(super) fn put(root: &Root, programs: &Programs, name: &str) -> Result<()> {
-    let to = root.file(&format!("usr/bin/{name}"));
+/// A program in the place of the installed one.
+pub(super) fn put(root: &Root, program: &Path) -> Result<()> {
+    let name = program.file_name().context("a program has a name")?;
+    let to = root.file("usr/bin").join(name);
     // It may run: a new file, not new bytes in it.
     fs::remove_file(&to).ok();
-    fs::copy(programs.path(name)?, &to).with_context(|| to.display().to_string())?;
+    fs::copy(program, &to).with_context(|| to.display().to_string())?;
     Ok(fs::set_permissions(&to, fs::Permissions::from_mode(0o755))?)
 }

@@ -13,21 +13,21 @@ use crate::programs::{Programs, repository};
 
 const HOST: &str = "appliance.example.com";
 /// Its names as a coordinator and as a broker.
-const NAMES: [&str; 2] = ["coordinator.example.com", "broker.example.com"];
+pub(super) const NAMES: [&str; 2] = ["coordinator.example.com", "broker.example.com"];
 /// A restart after `RestartSec=`, and the start of everything behind it.
 const RESTART: Duration = Duration::from_mins(1);
 /// The longest `WatchdogSec=`, what systemd waits for a core dump, and the restart.
 const WATCHDOG: Duration = Duration::from_mins(2);
 
 /// One host with everything on it, its agent following `/var/log/app.log`.
-struct Appliance {
-    host: Booted,
+pub(super) struct Appliance {
+    pub(super) host: Booted,
     _network: Network,
     _dir: tempfile::TempDir,
 }
 
 impl Appliance {
-    fn start() -> Result<Self> {
+    pub(super) fn start() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("installs-").tempdir()?;
         let network = Network::of(dir.path(), &[HOST], &NAMES)?;
         let root = Root::fresh(&dir.path().join("root"))?;
@@ -50,7 +50,7 @@ impl Appliance {
     }
 
     /// Until kcat has seen a line.
-    fn await_line(&self, line: &str) -> Result<()> {
+    pub(super) fn await_line(&self, line: &str) -> Result<()> {
         self.await_in("logs", &format!("\"{line}\""))
     }
 
@@ -157,7 +157,7 @@ pub(super) fn are_replaced_when_they_hang() -> Result<()> {
 fn hang_the_shipper(appliance: &Appliance) -> Result<()> {
     let host = &appliance.host;
     host.shell("systemctl stop tailway-agent")?;
-    put(host.root(), Programs::armed()?, "tailway-agent")?;
+    put(host.root(), Programs::armed()?.path("tailway-agent")?)?;
     host.shell("systemctl set-environment TAILWAY_FAULTS=agent.plan.after:1:stall")?;
     host.shell("systemctl start tailway-agent && systemctl unset-environment TAILWAY_FAULTS")?;
     let before = host.property("tailway-agent", "MainPID")?;
