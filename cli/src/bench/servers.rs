@@ -183,6 +183,9 @@ impl Drop for Process {
     }
 }
 
+/// More than the broker allows unless told otherwise, as a benchmark asks for thousands.
+const CONNECTIONS_MAX: usize = 100_000;
+
 /// The running servers.
 #[derive(Debug)]
 pub(super) struct Servers {
@@ -199,7 +202,10 @@ impl Servers {
         clock: &Clock,
     ) -> Result<Servers> {
         let dir = DevDir::open(&dir.data(), false, clock)?;
-        configs::write_servers(&dir, transport == Transport::Plaintext, &[])?;
+        let mut broker = configs::broker(&dir, transport == Transport::Plaintext, &[]);
+        broker.limits.connections = CONNECTIONS_MAX;
+        configs::write_yaml(&dir, "broker", &broker)?;
+        configs::write_yaml(&dir, "coordinator", &configs::coordinator(&dir))?;
         let mut servers = Servers { dir, transport, coordinator: None, broker: None };
         let admin = loopback(servers.dir.identity.ports.coordinator_admin);
         let coordinator = Process::start(&servers.dir, Part::Coordinator, admin).await?;

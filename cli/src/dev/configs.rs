@@ -26,14 +26,9 @@ pub(crate) fn write(
     plaintext: bool,
     sinks: &[RawSink],
 ) -> Result<()> {
-    write_servers(dir, plaintext, sinks)?;
-    write_yaml(dir, "agent", &agent(dir, inputs))
-}
-
-/// Writes DIR/{coordinator,broker}.yaml.
-pub(crate) fn write_servers(dir: &DevDir, plaintext: bool, sinks: &[RawSink]) -> Result<()> {
     write_yaml(dir, "coordinator", &coordinator(dir))?;
-    write_yaml(dir, "broker", &broker(dir, plaintext, sinks))
+    write_yaml(dir, "broker", &broker(dir, plaintext, sinks))?;
+    write_yaml(dir, "agent", &agent(dir, inputs))
 }
 
 pub(crate) fn write_yaml<T: Serialize>(dir: &DevDir, daemon: &str, raw: &T) -> Result<()> {
@@ -44,7 +39,7 @@ pub(crate) fn write_yaml<T: Serialize>(dir: &DevDir, daemon: &str, raw: &T) -> R
     write_file(&path, text.as_bytes(), 0o644).with_context(|| path.display().to_string())
 }
 
-fn coordinator(dir: &DevDir) -> tailway_coordinator::config::RawConfig {
+pub(crate) fn coordinator(dir: &DevDir) -> tailway_coordinator::config::RawConfig {
     use tailway_coordinator::config::{RawConfig, RawCoordinator, RawTls};
     let certificates = &dir.certificates;
     RawConfig {
@@ -65,7 +60,11 @@ fn coordinator(dir: &DevDir) -> tailway_coordinator::config::RawConfig {
     }
 }
 
-fn broker(dir: &DevDir, plaintext: bool, sinks: &[RawSink]) -> tailway_broker::config::RawConfig {
+pub(crate) fn broker(
+    dir: &DevDir,
+    plaintext: bool,
+    sinks: &[RawSink],
+) -> tailway_broker::config::RawConfig {
     use tailway_broker::config::{
         Protocol, RawBroker, RawClientAuth, RawConfig, RawCoordinator, RawListener, RawTls,
     };

@@ -22,7 +22,7 @@ pub mod send_loop;
 pub mod shippers;
 pub mod subject;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -117,6 +117,26 @@ pub fn run(options: &Options) -> Result<()> {
         subject.warm_up(options.warm_up_bytes())?;
     }
     let mut report = Report::begin(options, dir, busy)?;
+    // What was measured before a part failed took an hour, and is true all the same.
+    let measured = measure(options, tailway, kafka, dir, &mut report);
+    if let Err(error) = &measured {
+        report.ended_early(error);
+    }
+    println!("{}", report.text());
+    if !options.trial {
+        report.write()?;
+    }
+    measured
+}
+
+/// Part by part.
+fn measure(
+    options: &Options,
+    tailway: Subject,
+    kafka: Subject,
+    dir: &Path,
+    report: &mut Report,
+) -> Result<()> {
     for workload in brokers::workloads() {
         if options.wants(&workload.name()) {
             report.compared.push(brokers::compare(options, &tailway, &kafka, workload)?);
@@ -144,10 +164,6 @@ pub fn run(options: &Options) -> Result<()> {
     drop(tailway);
     if options.wants("own") {
         report.own = Some(own::measure(options, dir)?);
-    }
-    println!("{}", report.text());
-    if !options.trial {
-        report.write()?;
     }
     Ok(())
 }

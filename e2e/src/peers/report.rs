@@ -88,6 +88,15 @@ impl Report {
         })
     }
 
+    /// A part failed: what is behind it was not measured.
+    pub fn ended_early(&mut self, error: &anyhow::Error) {
+        let cause = error.to_string();
+        let cause = cause.lines().next().unwrap_or_default();
+        self.conditions.push(format!(
+            "**Ended early, by: {cause}.** Parts without a table were not measured."
+        ));
+    }
+
     /// All of it, in Markdown.
     pub fn text(&self) -> String {
         let mut text = String::new();
