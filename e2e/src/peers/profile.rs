@@ -5,11 +5,10 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 
 use super::brokers::{Workload, with_topic};
 use super::meter::Metered;
@@ -18,7 +17,7 @@ use super::shippers::{self, Follower};
 use super::subject::Subject;
 use super::{Options, progress};
 use crate::kcat::Transport;
-use crate::process::{run, wait_until};
+use crate::process::run;
 
 const HERTZ: u32 = 999;
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -49,7 +48,7 @@ impl Profile {
 
 /// perf at work on a process.
 struct Recording {
-    perf: Child,
+    perf: Metered,
     data: PathBuf,
 }
 
@@ -59,17 +58,13 @@ impl Recording {
         let mut perf = Command::new("perf");
         perf.args(["record", "-q", "-e", "cpu-clock", "-F", &HERTZ.to_string(), "-g", "-p"]);
         perf.arg(pid.to_string()).arg("-o").arg(&data);
-        let perf = perf.stdin(Stdio::null()).spawn().context("cannot start perf")?;
+        let perf = Metered::start(&mut perf, Stdio::null(), &dir.join("perf.log"))?;
         std::thread::sleep(ATTACH);
         Ok(Recording { perf, data })
     }
 
-    fn finish(mut self, path: String) -> Result<Profile> {
-        // It ends by itself when the process does.
-        if self.perf.try_wait()?.is_none() {
-            kill_process(Pid::from_child(&self.perf), Signal::INT)?;
-        }
-        wait_until(PATIENCE, || Ok(self.perf.try_wait()?.is_some()))?;
+    fn finish(self, path: String) -> Result<Profile> {
+        self.perf.stop(PATIENCE)?;
         let mut script = Command::new("perf");
         script.args(["script", "-F", "ip,sym", "-i"]).arg(&self.data);
         let said = run(&mut script, PATIENCE)?;
