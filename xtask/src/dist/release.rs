@@ -7,7 +7,6 @@ use anyhow::{Context, Result, ensure};
 
 use super::output;
 
-#[derive(Clone)]
 pub(super) struct Release {
     /// As dpkg and rpm both order it.
     pub(super) version: String,
