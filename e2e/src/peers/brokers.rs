@@ -12,8 +12,10 @@ use super::{Options, progress};
 use crate::kcat::Transport;
 
 const PATIENCE: Duration = Duration::from_mins(3);
-/// What a run without a rate sends.
-const MAX_RUN_BYTES: u64 = 300_000_000;
+/// What a run without a rate sends, a third of it to warm up.
+const MAX_RUN_BYTES: u64 = 360_000_000;
+/// How long the client of a run at a rate warms up.
+pub(super) const WARM_UP_SECONDS: u64 = 2;
 
 /// One kind of load.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +97,7 @@ pub fn compare(
         records: MAX_RUN_BYTES / workload.record_bytes,
         record_bytes: workload.record_bytes,
         rate: None,
+        warm_up: MAX_RUN_BYTES / workload.record_bytes / 3,
     };
     let fit =
         || subjects.iter().try_for_each(|subject| subject.ensure_fit(options.warm_up_bytes()));
@@ -116,7 +119,12 @@ pub fn compare(
         reason = "a rate of some thousand to some million"
     )]
     let kafka_max = (figures[1].max_mb_s * 1e6 / workload.record_bytes as f64) as u64;
-    let at = |rate: u64| Load { records: rate * options.seconds, rate: Some(rate), ..max };
+    let at = |rate: u64| Load {
+        records: rate * (WARM_UP_SECONDS + options.seconds),
+        rate: Some(rate),
+        warm_up: rate * WARM_UP_SECONDS,
+        ..max
+    };
     progress(&format!("{}: at half of Kafka's maximum", workload.name()));
     let runs = rounds(options, subjects, |subject| rate_run(subject, workload, at(kafka_max / 2)))?;
     for (figures, runs) in figures.iter_mut().zip(&runs) {

@@ -17,6 +17,9 @@ pub struct Load {
     pub record_bytes: u64,
     /// Records a second; all that it can if there is none.
     pub rate: Option<u64>,
+    /// The first of the records, in which the client's virtual machine compiles itself: they cost the broker what others
+    /// do, but count for neither throughput nor latency.
+    pub warm_up: u64,
 }
 
 impl Load {
@@ -31,7 +34,7 @@ impl Load {
     }
 }
 
-/// What the producer says at its end.
+/// What the producer says of what came after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Produced {
     pub megabytes_per_second: f64,
@@ -80,17 +83,20 @@ pub fn produce(
         &load.record_bytes.to_string(),
         "--throughput",
         &rate,
+        "--warmup-records",
+        &load.warm_up.to_string(),
     ]);
     let said = crate::process::run(&mut command, PATIENCE)?;
     let last = said.lines().rev().find(|line| line.contains("99.9th"));
     let last =
         last.with_context(|| format!("the producer said nothing of percentiles:\n{said}"))?;
-    let records = format!("{} records sent", load.records);
+    let steady = if load.warm_up > 0 { " steady state" } else { "" };
+    let records = format!("{}{steady} records sent", load.records - load.warm_up);
     ensure!(last.starts_with(&records), "not all {records}: {last}");
     parse_produced(last).with_context(|| format!("the producer's last line is new: {last}"))
 }
 
-/// `100 records sent, 1.0 records/sec (0.95 MB/sec), 1.0 ms avg latency, 3.0 ms max latency, 1 ms 50th, 2 ms 95th, ...`
+/// `100 records sent` or `100 steady state records sent`, then `, 1.0 records/sec (0.95 MB/sec), 1.0 ms avg latency, 3.0 ms max latency, 1 ms 50th, 2 ms 95th, ...`
 fn parse_produced(line: &str) -> Option<Produced> {
     let before = |what: &str| -> Option<f64> {
         let (head, _) = line.split_once(what)?;

@@ -144,6 +144,7 @@ fn broker_paths(
         records: bytes / workload.record_bytes,
         record_bytes: workload.record_bytes,
         rate: None,
+        warm_up: 0,
     };
     let pid = broker.deployment()?.process("broker")?.pid();
     with_topic(broker, workload.partitions, |topic| {

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::Options;
-use super::brokers::{Compared, Figures};
+use super::brokers::{Compared, Figures, WARM_UP_SECONDS};
 use super::live::{Idle, Live};
 use super::own::Own;
 use super::profile::Profile;
@@ -71,7 +71,8 @@ impl Report {
             format!("Brokers on core 1, clients and shippers on core 0, unless a row says otherwise; {} rounds, interleaved, medians{only}.", options.rounds),
             format!("Each broker took and gave {:.2} GB before the first figure. Tailway acknowledges after fdatasync; Kafka does not sync.",
                 options.warm_up_gigabytes()),
-            format!("Clients: kafka-producer-perf-test and kafka-consumer-perf-test {NEWEST}, acks=all, else their defaults; runs at a rate last {} s.", options.seconds),
+            format!("Clients: kafka-producer-perf-test and kafka-consumer-perf-test {NEWEST}, acks=all, else their defaults."),
+            format!("Throughput and latency are of what came after a producer's warm-up ({WARM_UP_SECONDS} s of a run at a rate, which lasts {} s more; else a third of the records); processor time is of the whole run.", options.seconds),
             "CPU is user and system time by /proc, of Tailway's broker and coordinator together; GB are 1e9 bytes of record values.".to_owned(),
         ];
         let (compared, live) = (Vec::new(), Vec::new());

@@ -135,7 +135,8 @@ impl Subject {
             (Transport::Tls, 1_000),
             (Transport::Tls, 100),
         ] {
-            let load = Load { records: bytes / 4 / record_bytes, record_bytes, rate: None };
+            let load =
+                Load { records: bytes / 4 / record_bytes, record_bytes, rate: None, warm_up: 0 };
             self.create_topic(topic, 6)?;
             perf::produce(self, transport, topic, load, Client::Anywhere)?;
             perf::consume(self, transport, topic, load.records)?;
