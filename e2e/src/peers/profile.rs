@@ -101,13 +101,24 @@ fn place(frames: &[(&str, &str)]) -> Option<String> {
     if address.len() == 16 && address.starts_with("ffff") {
         let through = |what: &str| frames.iter().any(|(_, symbol)| symbol.contains(what));
         let place = match () {
-            () if through("page_fault") => "page faults",
-            () if through("interrupt") || through("sysvec") => "interrupts",
-            () => "kernel, else",
+            () if through("exit_to_user_mode") => "another thread's turn".to_owned(),
+            () if through("page_fault") => "page faults".to_owned(),
+            () if through("interrupt") || through("sysvec") => "interrupts".to_owned(),
+            () => entered(frames)
+                .map_or_else(|| "kernel, else".to_owned(), |call| format!("system call {call}")),
         };
-        return Some(place.to_owned());
+        return Some(place);
     }
     Some(innermost.to_string())
+}
+
+/// The system call whose entry the compiler has put into the kernel's dispatcher: `do_pwritev`, `ksys_write`.
+fn entered<'a>(frames: &[(&str, &'a str)]) -> Option<&'a str> {
+    let dispatcher = frames.iter().position(|(_, symbol)| symbol.starts_with("do_syscall_64"))?;
+    let inside = frames[..dispatcher].iter().rev().map(|(_, symbol)| *symbol);
+    inside
+        .take(2)
+        .find_map(|symbol| symbol.strip_prefix("do_").or_else(|| symbol.strip_prefix("ksys_")))
 }
 
 /// Each hot path of broker and agent.
@@ -198,6 +209,13 @@ mod tests {
 \n\tffffffff81a54710 clear_page
 \tffffffff81a54711 asm_exc_page_fault
 \t    55f0c8d1b2aa main
+\n\tffffffff81a54710 vfs_writev
+\tffffffff81a54711 do_pwritev
+\tffffffff81a54712 do_syscall_64
+\n\tffffffff81a54710 schedule
+\tffffffff81a54711 exit_to_user_mode_loop
+\tffffffff81a54712 do_syscall_64
+\n\tffffffff81a54710 do_syscall_64
 \n\t    55f0c8d1b2aa crc32c::update
 \t    55f0c8d1b2ab main
 \n\t    55f0c8d1b2ac crc32c::update
@@ -207,11 +225,14 @@ mod tests {
             sorted("a path".to_owned(), script),
             Profile {
                 path: "a path".to_owned(),
-                samples: 4,
+                samples: 7,
                 places: vec![
                     place("crc32c::update", 2),
+                    place("another thread's turn", 1),
+                    place("kernel, else", 1),
                     place("page faults", 1),
-                    place("system call fdatasync", 1)
+                    place("system call fdatasync", 1),
+                    place("system call pwritev", 1),
                 ],
             }
         );
