@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use serde::Serialize;
 use tailway_client::consume::Consumed;
-use tailway_client::{Client, Consumer, ConsumerOptions, StartAt, TopicPartition};
+use tailway_client::{
+    Client, ClientError, Consumer, ConsumerOptions, StartAt, TopicInfo, TopicPartition,
+};
+use tailway_daemon::Deadline;
 use tailway_daemon::exit::Exit;
 use tailway_wire::record::RecordRef;
 
@@ -17,6 +20,12 @@ use crate::target;
 
 /// How long one wait for records lasts before troubles are looked at.
 const POLL: Duration = Duration::from_secs(1);
+
+/// How long a topic that is not there is waited for: an agent's first line, or a producer's first record, makes it.
+const APPEARS_WITHIN: Duration = Duration::from_secs(10);
+
+/// How often it is looked for.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A record, for programs.
 #[derive(Debug, Serialize)]
@@ -94,7 +103,7 @@ async fn partitions(
     args: &TapArgs,
     start: StartAt,
 ) -> Result<Vec<(TopicPartition, StartAt)>> {
-    let topic = client.topic(&args.topic).await?;
+    let topic = appearing(client, &args.topic).await?;
     let mut indexes: Vec<i32> = topic.partitions.keys().copied().collect();
     if let Some(only) = args.partition {
         indexes.retain(|index| *index == only);
@@ -109,6 +118,25 @@ async fn partitions(
     }
     let partition = |index| TopicPartition::new(Arc::clone(&topic.name), index);
     Ok(indexes.into_iter().map(|index| (partition(index), start)).collect())
+}
+
+/// The topic, which may be about to be made.
+async fn appearing(client: &Client, name: &str) -> Result<Arc<TopicInfo>, ClientError> {
+    let deadline = Deadline::after(APPEARS_WITHIN);
+    let mut told = false;
+    loop {
+        match client.topic(name).await {
+            Err(ClientError::UnknownTopic { .. }) if !deadline.remaining().is_zero() => {}
+            found => return found,
+        }
+        if !std::mem::replace(&mut told, true) {
+            let seconds = APPEARS_WITHIN.as_secs();
+            complain(&format!(
+                "tailway: there is no topic `{name}` yet; waiting {seconds} s for it"
+            ));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn print(consumed: &[Consumed], meta: bool, output: Output, left: &mut u64) -> Result<()> {

@@ -7,7 +7,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use tailway_e2e::deployment::{DevJson, PATIENCE, start_dev, stop_by_ctrl_c};
-use tailway_e2e::process::{Process, Signal, finish, wait_until};
+use tailway_e2e::process::{Process, Signal, finish, run_with_input, wait_until};
 use tailway_e2e::programs::Programs;
 
 fn tailway(args: &[&str]) -> Output {
@@ -89,6 +89,31 @@ fn ctrl_c_is_quick_and_a_second_run_resumes_without_repeating() {
     std::io::Write::write_all(&mut file, b"the last\n").unwrap();
     let documents = tap(&again, "logs", 51);
     assert!(documents.lines().nth(50).unwrap().contains("\"message\":\"the last\""), "{documents}");
+    stop_by_ctrl_c(process).unwrap();
+}
+
+/// Who looks for a topic a moment before an agent's first line makes it need not look again.
+#[test]
+fn a_tap_waits_for_a_topic_that_is_about_to_appear() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, input, output) =
+        (dir.path().join("data"), dir.path().join("app.log"), dir.path().join("out"));
+    std::fs::write(&input, lines(1)).unwrap();
+    let (process, _dev) = start_dev(&data, &input, &output).unwrap();
+    let command = |words: &[&str]| {
+        let mut command = Command::new(Programs::built().unwrap().path("tailway").unwrap());
+        command.args(words).args(["--data", path(&data)]);
+        command
+    };
+    let seen = dir.path().join("seen");
+    let tap = Process::start("tap", &mut command(&["tap", "late", "--limit", "1"]), &seen).unwrap();
+    let tapped = || std::fs::read_to_string(&seen).unwrap();
+    wait_until(PATIENCE, || Ok(tapped().contains("no topic `late` yet"))).unwrap();
+    let created = finish(&mut command(&["topic", "create", "late"]), PATIENCE).unwrap();
+    assert!(created.status.success(), "{}", said(&created));
+    run_with_input(&mut command(&["produce", "late"]), b"a line\n", PATIENCE).unwrap();
+    assert!(tap.wait(PATIENCE).unwrap().success(), "{}", tapped());
+    assert!(tapped().ends_with("a line\n"), "{}", tapped());
     stop_by_ctrl_c(process).unwrap();
 }
 
